@@ -1,0 +1,86 @@
+// The virtual disk in a directory of the host (the "embedded store"; docs/format.md, "Host store").
+//
+// One process at a time: the file `lock` is locked with flock(2) and names its holder. Each segment
+// is one sparse file. Reads of cached pages and all writes are done inline on the executor's thread
+// (a hand-off to another CPU costs more than they do); what must wait for the device goes to the
+// pool.
+//
+// Invariants  Segment files only grow until they are unlinked as a whole, so that their length is
+//             known without asking. A failed fdatasync may have dropped data that was acknowledged:
+//             from then on every change and flush fails with Errc::io until the store is opened
+//             again, as after a power cut.
+// Ownership   Borrows executor and pool, which outlive it; the pool must have finished (be
+//             destroyed or idle) before the store goes.
+// Threads     The executor's; open() and create() block and may be called before it runs.
+// Errors      disk.h's; the message names the host's path.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "disk/disk.h"
+#include "os/real_world.h"
+
+namespace plumeria::os {
+
+class HostStore final : public disk::VirtualDisk {
+ public:
+  struct Options {
+    bool read_only = false;          // changes fail with Errc::read_only; several readers at once
+    std::size_t open_files_max = 0;  // 0: a quarter of `ulimit -n`, at most 1024
+  };
+
+  // Makes a store in `path`, which must be missing or an empty directory, and opens it.
+  // Errc::not_empty otherwise.
+  static Result<std::unique_ptr<HostStore>> create(RealExecutor& executor, ThreadPool& pool,
+                                                   std::string path, Options options);
+  // Errc::in_use names the holder; Errc::not_a_store: foreign or missing; Errc::version: made by a
+  // newer program; Errc::corrupt: a file of the store itself is damaged. Opening for writing makes
+  // a new incarnation durable.
+  static Result<std::unique_ptr<HostStore>> open(RealExecutor& executor, ThreadPool& pool,
+                                                 std::string path, Options options);
+  ~HostStore() override;  // Without close(): the next open() tells that it was not clean.
+
+  // Whether the user before closed it with everything flushed. If not, all logs must be replayed.
+  bool was_clean() const;
+  // Grows with each opening for writing; never the same twice. 0 for a store just created and never
+  // opened again is not used: create() counts as the first opening.
+  std::uint64_t incarnation() const;
+  // A random number that the store got when it was made.
+  std::uint64_t identity() const;
+  const std::string& path() const;
+
+  // Flushes, marks the store clean, gives up the lock. Nothing else may be called afterwards;
+  // nothing may be under way.
+  Task<Status> close();
+
+  // Changes that were refused because their sender was not admitted, by lease.
+  std::map<disk::LeaseNumber, std::uint64_t> refused() const;
+
+  Task<Result<Bytes>> read(disk::Address from, std::uint64_t length) override;
+  Task<Status> write(disk::Address to, SharedBytes data, disk::LeaseNumber lease,
+                     disk::Durability durability) override;
+  Task<Status> discard(disk::Address from, std::uint64_t length, disk::LeaseNumber lease) override;
+  Task<Status> flush() override;
+  Task<Status> preallocate(disk::Address from, std::uint64_t length,
+                           disk::LeaseNumber lease) override;
+  Task<Result<std::optional<disk::Extent>>> next_extent(disk::Segment segment,
+                                                        std::uint64_t from) override;
+  Task<Result<std::vector<disk::Segment>>> list_segments(disk::Segment first,
+                                                         std::size_t limit) override;
+  Task<Result<disk::Usage>> usage() override;
+  Task<Result<disk::Register>> read_register(std::string_view name) override;
+  Task<Result<std::uint64_t>> write_register(std::string_view name, std::uint64_t expected,
+                                             Bytes value, disk::LeaseNumber lease) override;
+  Task<Status> admit(disk::LeaseNumber lease) override;
+  Task<Status> fence(disk::LeaseNumber lease) override;
+
+ private:
+  struct State;
+  explicit HostStore(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace plumeria::os
