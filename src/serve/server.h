@@ -26,6 +26,7 @@
 #include "base/task.h"
 #include "base/world.h"
 #include "disk/disk.h"
+#include "diskd/server.h"
 #include "lockd/server.h"
 #include "net/transport.h"
 #include "recovery/replay.h"
@@ -34,7 +35,8 @@ namespace plumeria::serve {
 
 struct ServerOptions {
   Duration lease_duration = 10s;
-  std::uint64_t log_size = 0;  // bytes, from the store's superblock
+  std::uint64_t log_size = 0;     // bytes, from the store's superblock
+  std::uint64_t incarnation = 0;  // of the store, larger after each start; unused if in_process
   // The only client is the mount in this very process, which uses the disk directly: no disk server
   // is started, and clerks of an earlier process are known to be dead.
   bool in_process = false;
@@ -48,6 +50,7 @@ struct ServerStatus {
   recovery::ReplayReport last;   // the latest of these
   std::uint64_t replay_errors = 0;
   std::string last_replay_error;
+  diskd::DiskServerStatus disk;
 };
 
 class Server {
