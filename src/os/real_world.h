@@ -56,6 +56,7 @@ class RealExecutor final : public Executor, public Clock {
   // Runs `task` to its end and returns its result; for main() and tests. Other work runs meanwhile.
   template <class T>
   T run_until_done(Task<T> task);
+  void run_until_done(Task<void> task);
   // Thread-safe; callable from the executor's own callbacks too. run() returns after the event that
   // runs now.
   void stop();
@@ -93,7 +94,7 @@ class RealExecutor final : public Executor, public Clock {
   void poll_descriptors();
   void sleep();
   void wake();
-  void arm(const std::shared_ptr<Watch>& watch);
+  void arm(const std::shared_ptr<Watch>& watch, bool for_reading);
 
   std::unique_ptr<Reactor> reactor_;
   std::vector<Item> ready_;
@@ -170,27 +171,13 @@ auto ThreadPool::run(Work work) -> Task<std::invoke_result_t<Work&>> {
 template <class T>
 T RealExecutor::run_until_done(Task<T> task) {
   struct Run {
-    static Task<void> one(RealExecutor* executor, Task<T> inner, std::optional<T>* result) {
+    static Task<void> keep(Task<T> inner, std::optional<T>* result) {
       result->emplace(co_await inner);
-      executor->stop();
-    }
-    static Task<void> one(RealExecutor* executor, Task<void> inner, bool* result) {
-      co_await inner;
-      *result = true;
-      executor->stop();
     }
   };
-  TaskScope scope;
-  if constexpr (std::is_void_v<T>) {
-    bool done = false;
-    scope.spawn(Run::one(this, std::move(task), &done));
-    while (!done) run();
-  } else {
-    std::optional<T> result;
-    scope.spawn(Run::one(this, std::move(task), &result));
-    while (!result) run();
-    return std::move(*result);
-  }
+  std::optional<T> result;
+  run_until_done(Run::keep(std::move(task), &result));
+  return std::move(*result);
 }
 
 }  // namespace plumeria::os
