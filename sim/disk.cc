@@ -1,0 +1,686 @@
+#include "sim/disk.h"
+
+#include <absl/strings/str_cat.h>
+
+#include <algorithm>
+
+#include "base/fault.h"
+#include "base/number.h"
+
+namespace plumeria::sim {
+namespace {
+
+// The end of a range that may reach to the end of its segment.
+std::uint64_t end_of(std::uint64_t offset, std::uint64_t length) {
+  return length > ~0ull - offset ? ~0ull : offset + length;
+}
+
+// Fisher and Yates.
+template <class T>
+void shuffle(std::vector<T>& items, RandomStream& random) {
+  for (std::size_t i = items.size(); i > 1; --i) {
+    std::swap(items[i - 1], items[random.below(i)]);
+  }
+}
+
+constexpr std::uint64_t million = 1'000'000;
+
+}  // namespace
+
+// --- The handle of one process -------------------------------------------------------------------
+
+class SimDisk::Handle final : public disk::VirtualDisk {
+ public:
+  Handle(SimDisk& disk, Node& node) : disk_(disk), node_(node), life_(node.life()) {}
+
+  Task<Result<Bytes>> read(Address from, std::uint64_t length) override {
+    CHECK(length > 0 && length <= disk::transfer_max);
+    Reply<Result<Bytes>> reply = make_reply<Result<Bytes>>();
+    SimDisk* disk = &disk_;
+    std::deque<Step> steps;
+    steps.push_back([disk, from, length, reply](std::uint64_t) {
+      if (auto error = disk->error_by_plan_or_chance(DiskOperation::read)) {
+        return reply(fail(*std::move(error)));
+      }
+      Bytes bytes(length);
+      read_from(disk->current_, from, bytes);
+      reply(std::move(bytes));
+    });
+    disk_.begin(node_, DiskOperation::read, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Status> write(Address to, SharedBytes data, LeaseNumber lease, disk::Durability) override {
+    CHECK(!data.empty() && data.size() <= disk::transfer_max);
+    Reply<Status> reply = make_reply<Status>();
+    const std::uint64_t length = data.size();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, lease, to, length, reply](std::uint64_t operation) {
+      if (auto error = disk->admission(operation, lease, to, length, true)) {
+        reply(fail(*std::move(error)));
+        disk->forget(operation);
+      }
+    });
+    // What is longer than a block becomes visible in two steps.
+    std::uint64_t half = length;
+    if (length > block_size) half = disk->random_.between(1, length / block_size) * block_size;
+    steps.push_back([disk, to, data, half](std::uint64_t) {
+      disk->apply_change([disk, to, data, half] {
+        disk->apply_pending(Pending{to, half, data.slice(0, half)});
+      });
+    });
+    if (half < length) {
+      steps.push_back([disk, to, data, half](std::uint64_t) {
+        const Address rest{to.segment, to.offset + half};
+        disk->apply_pending(
+            Pending{rest, data.size() - half, data.slice(half, data.size() - half)});
+      });
+    }
+    steps.push_back([disk, reply](std::uint64_t) {
+      if (auto error = disk->error_by_plan_or_chance(DiskOperation::write)) {
+        return reply(fail(*std::move(error)));
+      }
+      reply(Status{});
+    });
+    disk_.begin(node_, DiskOperation::write, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Status> discard(Address from, std::uint64_t length, LeaseNumber lease) override {
+    CHECK(length > 0);
+    Reply<Status> reply = make_reply<Status>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, lease, from, length, reply](std::uint64_t operation) {
+      if (auto error = disk->admission(operation, lease, from, length, false)) {
+        reply(fail(*std::move(error)));
+        disk->forget(operation);
+      }
+    });
+    steps.push_back([disk, from, length](std::uint64_t) {
+      disk->apply_change([disk, from, length] { disk->apply_pending(Pending{from, length, {}}); });
+    });
+    steps.push_back([reply](std::uint64_t) { reply(Status{}); });
+    disk_.begin(node_, DiskOperation::discard, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Status> flush() override {
+    Reply<Status> reply = make_reply<Status>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    const auto last = std::make_shared<std::uint64_t>(0);
+    steps.push_back([disk, last](std::uint64_t) { *last = disk->last_pending_; });
+    steps.push_back([disk, last, reply](std::uint64_t) {
+      if (auto error = disk->error_by_plan_or_chance(DiskOperation::flush)) {
+        return reply(fail(*std::move(error)));
+      }
+      disk->make_durable(*last);
+      ++disk->flushes_;
+      reply(Status{});
+    });
+    disk_.begin(node_, DiskOperation::flush, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Status> preallocate(Address from, std::uint64_t length, LeaseNumber lease) override {
+    CHECK(length > 0);
+    Reply<Status> reply = make_reply<Status>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, lease, from, length, reply](std::uint64_t operation) {
+      if (auto error = disk->admission(operation, lease, from, length, true)) {
+        reply(fail(*std::move(error)));
+        disk->forget(operation);
+      }
+    });
+    steps.push_back([disk, from, length, reply](std::uint64_t) {
+      const std::uint64_t last_block = (end_of(from.offset, length) - 1) / block_size;
+      for (std::uint64_t block = from.offset / block_size; block <= last_block; ++block) {
+        if (!disk->has_block(from.segment, block)) ++disk->used_blocks_;
+        disk->preallocated_[from.segment].insert(block);
+      }
+      reply(Status{});
+    });
+    disk_.begin(node_, DiskOperation::preallocate, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Result<std::optional<disk::Extent>>> next_extent(Segment segment,
+                                                        std::uint64_t from) override {
+    using Answer = Result<std::optional<disk::Extent>>;
+    Reply<Answer> reply = make_reply<Answer>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, segment, from, reply](std::uint64_t) {
+      const auto blocks = disk->current_.find(segment);
+      if (blocks == disk->current_.end()) return reply(std::optional<disk::Extent>{});
+      auto block = blocks->second.lower_bound(from / block_size);
+      if (block == blocks->second.end()) return reply(std::optional<disk::Extent>{});
+      const std::uint64_t start = std::max(from, block->first * block_size);
+      std::uint64_t next = block->first;
+      for (; block != blocks->second.end() && block->first == next; ++block) ++next;
+      reply(std::optional<disk::Extent>{disk::Extent{start, next * block_size - start}});
+    });
+    disk_.begin(node_, DiskOperation::read, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Result<std::vector<Segment>>> list_segments(Segment first, std::size_t limit) override {
+    using Answer = Result<std::vector<Segment>>;
+    Reply<Answer> reply = make_reply<Answer>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, first, limit, reply](std::uint64_t) {
+      std::vector<Segment> found;
+      for (auto at = disk->current_.lower_bound(first);
+           at != disk->current_.end() && found.size() < limit; ++at) {
+        found.push_back(at->first);
+      }
+      reply(std::move(found));
+    });
+    disk_.begin(node_, DiskOperation::read, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Result<disk::Usage>> usage() override {
+    Reply<Result<disk::Usage>> reply = make_reply<Result<disk::Usage>>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, reply](std::uint64_t) {
+      const std::uint64_t used = (disk->used_blocks_ + disk->reserved_blocks_) * block_size;
+      const std::uint64_t total = disk->options_.capacity;
+      reply(disk::Usage{total, total > used ? total - used : 0});
+    });
+    disk_.begin(node_, DiskOperation::read, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Result<disk::Register>> read_register(std::string_view name) override {
+    Reply<Result<disk::Register>> reply = make_reply<Result<disk::Register>>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, key = std::string(name), reply](std::uint64_t) {
+      const auto found = disk->registers_.find(key);
+      reply(found == disk->registers_.end() ? disk::Register{} : found->second);
+    });
+    disk_.begin(node_, DiskOperation::read, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Result<std::uint64_t>> write_register(std::string_view name, std::uint64_t expected,
+                                             Bytes value, LeaseNumber lease) override {
+    CHECK(value.size() <= disk::register_size_max);
+    Reply<Result<std::uint64_t>> reply = make_reply<Result<std::uint64_t>>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, lease, reply](std::uint64_t operation) {
+      if (auto error = disk->admission(operation, lease, Address{}, 0, false)) {
+        reply(fail(*std::move(error)));
+        disk->forget(operation);
+      }
+    });
+    const std::string key(name);
+    const SharedBytes kept(std::move(value));
+    steps.push_back([disk, key, expected, kept, reply](std::uint64_t operation) {
+      const auto found = disk->registers_.find(key);
+      const std::uint64_t version = found == disk->registers_.end() ? 0 : found->second.version;
+      if (version != expected) {
+        reply(fail(Errc::mismatch,
+                   absl::StrCat("register ", key, " has version ", version, ", not ", expected)));
+        disk->forget(operation);
+        return;
+      }
+      disk->apply_change([disk, key, expected, kept] {
+        disk->registers_[key] = disk::Register{expected + 1, to_bytes(kept.view())};
+      });
+    });
+    steps.push_back([reply, expected](std::uint64_t) { reply(expected + 1); });
+    disk_.begin(node_, DiskOperation::register_update, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Status> admit(LeaseNumber lease) override {
+    Reply<Status> reply = make_reply<Status>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, lease, reply](std::uint64_t) {
+      if (disk->fenced_.contains(lease)) {
+        return reply(fail(Errc::fenced, absl::StrCat("lease ", raw(lease))));
+      }
+      disk->admitted_.insert(lease);
+      reply(Status{});
+    });
+    disk_.begin(node_, DiskOperation::register_update, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Status> fence(LeaseNumber lease) override {
+    Reply<Status> reply = make_reply<Status>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, lease, reply](std::uint64_t) {
+      if (planted(Fault::no_fence)) return reply(Status{});
+      disk->admitted_.erase(lease);
+      disk->fenced_.insert(lease);
+      // Returns once the writes that were admitted before have finished.
+      if (!disk->admitted_in_flight_.contains(lease)) return reply(Status{});
+      disk->waiting_fences_[lease].push_back([reply] { reply(Status{}); });
+    });
+    disk_.begin(node_, DiskOperation::register_update, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+ private:
+  // Hands the result of an operation to the coroutine that waits for it on the node.
+  template <class T>
+  struct Reply {
+    Node* node;
+    std::uint64_t life;
+    Promise<T> promise;
+
+    void operator()(T result) const {
+      node->deliver(life, [to = promise, result = std::move(result)]() mutable {
+        to.set(std::move(result));
+      });
+    }
+  };
+  template <class T>
+  Reply<T> make_reply() {
+    return Reply<T>{&node_, life_, Promise<T>(node_.world().executor)};
+  }
+
+  SimDisk& disk_;
+  Node& node_;
+  const std::uint64_t life_;
+};
+
+// --- The medium ----------------------------------------------------------------------------------
+
+SimDisk::SimDisk(Simulation& simulation, DiskOptions options, std::string name)
+    : simulation_(simulation),
+      options_(options),
+      name_(std::move(name)),
+      random_(simulation.stream(name_)) {}
+SimDisk::~SimDisk() = default;
+
+std::unique_ptr<disk::VirtualDisk> SimDisk::open(Node& node, Attachment attachment) {
+  const auto add = [&node](std::vector<Node*>& nodes) {
+    if (std::find(nodes.begin(), nodes.end(), &node) != nodes.end()) return false;
+    nodes.push_back(&node);
+    return true;
+  };
+  if (attachment == Attachment::machine) add(machine_nodes_);
+  if (add(known_nodes_)) node.on_crash([this, &node] { node_crashed(node); });
+  return std::make_unique<Handle>(*this, node);
+}
+
+std::uint64_t SimDisk::begin(Node& node, DiskOperation kind, std::deque<Step> steps) {
+  const std::uint64_t operation = ++last_operation_;
+  if (!power_is_on_ || !node.alive()) return operation;  // It never completes.
+  InFlight& started = in_flight_[operation];
+  started.node = &node;
+  started.kind = kind;
+  started.steps = std::move(steps);
+  schedule_step(operation);
+  return operation;
+}
+
+void SimDisk::schedule_step(std::uint64_t operation) {
+  const Duration delay = latency(in_flight_.at(operation).kind);
+  simulation_.after(delay, [this, operation] {
+    if (!in_flight_.contains(operation)) return;
+    run_step(operation);
+    if (in_flight_.contains(operation)) schedule_step(operation);
+  });
+}
+
+// Runs the next step; the operation is over after its last one.
+void SimDisk::run_step(std::uint64_t operation) {
+  InFlight& running = in_flight_.at(operation);
+  simulation_.mix(operation);
+  Step step = std::move(running.steps.front());
+  running.steps.pop_front();
+  step(operation);
+  const auto found = in_flight_.find(operation);
+  if (found != in_flight_.end() && found->second.steps.empty()) forget(operation);
+}
+
+void SimDisk::forget(std::uint64_t operation) {
+  const auto found = in_flight_.find(operation);
+  if (found == in_flight_.end()) return;
+  const LeaseNumber lease = found->second.lease;
+  reserved_blocks_ -= found->second.reserved;
+  in_flight_.erase(found);
+  if (lease == LeaseNumber::none || --admitted_in_flight_[lease] > 0) return;
+  admitted_in_flight_.erase(lease);
+  const auto waiting = waiting_fences_.find(lease);
+  if (waiting == waiting_fences_.end()) return;
+  std::vector<Callback> fences = std::move(waiting->second);
+  waiting_fences_.erase(waiting);
+  for (Callback& fence : fences) fence();
+}
+
+// Its process or the power is gone: some of the steps that are left still happen.
+void SimDisk::abandon(std::uint64_t operation) {
+  std::uint64_t steps = random_.below(in_flight_.at(operation).steps.size() + 1);
+  for (; steps > 0 && in_flight_.contains(operation); --steps) run_step(operation);
+  forget(operation);
+}
+
+void SimDisk::node_crashed(const Node& node) {
+  std::vector<std::uint64_t> abandoned;
+  for (const auto& [operation, state] : in_flight_) {
+    if (state.node == &node) abandoned.push_back(operation);
+  }
+  shuffle(abandoned, random_);
+  for (const std::uint64_t operation : abandoned) {
+    if (in_flight_.contains(operation)) abandon(operation);
+  }
+}
+
+Duration SimDisk::latency(DiskOperation kind) {
+  Duration longest = options_.write_time_max, shortest{0};
+  if (kind == DiskOperation::read) longest = options_.read_time_max;
+  if (kind == DiskOperation::flush) {
+    longest = options_.flush_time_max;
+    shortest = options_.flush_time_min;
+  }
+  const Duration time = random_.between(shortest, longest);
+  return random_.chance(1, 100) ? time * 30 : time;  // Now and then one lags far behind.
+}
+
+std::optional<Error> SimDisk::admission(std::uint64_t operation, LeaseNumber lease, Address at,
+                                        std::uint64_t length, bool takes_space) {
+  LeaseCount& count = counts_[lease];
+  ++count.tried;
+  if (!admitted_.contains(lease)) {
+    ++count.refused;
+    simulation_.trace(name_, absl::StrCat("refuses lease ", raw(lease)));
+    return Error{Errc::fenced, absl::StrCat(name_, " ", disk::to_string(at), ": lease ", raw(lease),
+                                            " is not admitted")};
+  }
+  InFlight& state = in_flight_.at(operation);
+  if (takes_space) {
+    const std::uint64_t missing = blocks_missing(at, length);
+    const std::uint64_t blocks = options_.capacity / block_size;
+    if (missing > 0 && used_blocks_ + reserved_blocks_ + missing > blocks) {
+      return Error{Errc::no_space, absl::StrCat(name_, " is full")};
+    }
+    state.reserved = missing;
+    reserved_blocks_ += missing;
+  }
+  state.lease = lease;
+  ++admitted_in_flight_[lease];
+  simulation_.mix(raw(at.segment) ^ (at.offset << 8) ^ length);
+  return std::nullopt;
+}
+
+std::optional<Error> SimDisk::error_by_plan_or_chance(DiskOperation kind) {
+  const auto planned = planned_errors_.find(kind);
+  if (planned != planned_errors_.end() && planned->second.second > 0) {
+    --planned->second.second;
+    return Error{planned->second.first, absl::StrCat(name_, ": planned error")};
+  }
+  std::uint32_t rate = 0;
+  if (kind == DiskOperation::read) rate = options_.read_errors;
+  if (kind == DiskOperation::write) rate = options_.write_errors;
+  if (kind == DiskOperation::flush) rate = options_.flush_errors;
+  if (rate == 0 || !random_.chance(rate, million)) return std::nullopt;
+  return Error{Errc::io, absl::StrCat(name_, ": error by chance")};
+}
+
+void SimDisk::fail_next(DiskOperation kind, Errc code, std::uint32_t times) {
+  CHECK(kind == DiskOperation::read || kind == DiskOperation::write ||
+        kind == DiskOperation::flush);
+  planned_errors_[kind] = {code, times};
+}
+
+void SimDisk::set_error_rates(std::uint32_t reads, std::uint32_t writes, std::uint32_t flushes) {
+  options_.read_errors = reads;
+  options_.write_errors = writes;
+  options_.flush_errors = flushes;
+}
+
+// --- Power ---------------------------------------------------------------------------------------
+
+void SimDisk::cut_power_after(std::uint64_t changes) { changes_until_cut_ = changes; }
+
+void SimDisk::apply_change(const std::function<void()>& apply) {
+  const bool cut = power_is_on_ && changes_until_cut_ && (*changes_until_cut_)-- == 0;
+  if (!cut || random_.chance(1, 2)) apply();
+  ++changes_;
+  if (!cut) return;
+  changes_until_cut_.reset();
+  power_cut();
+}
+
+void SimDisk::power_cut() {
+  CHECK(power_is_on_);
+  simulation_.trace(name_, "power cut");
+  power_is_on_ = false;
+  ++power_cuts_;
+  for (Node* node : machine_nodes_) {
+    if (node->alive()) node->crash();
+  }
+  for (Node* node : known_nodes_) node_crashed(*node);  // What others have in flight here.
+  settle_all_pending();
+  current_ = durable_;
+  recount_blocks();
+  waiting_fences_.clear();
+}
+
+void SimDisk::power_on() {
+  CHECK(!power_is_on_);
+  CHECK(in_flight_.empty());
+  simulation_.trace(name_, "power on");
+  power_is_on_ = true;
+}
+
+void SimDisk::settle_all_pending() {
+  std::vector<std::uint64_t> order;
+  for (const auto& [number, change] : pending_) order.push_back(number);
+  shuffle(order, random_);
+  // One cut favours keeping or dropping, so that long runs of either happen too.
+  const std::uint64_t keep_percent = random_.below(101);
+  for (const std::uint64_t number : order) {
+    const Pending& change = pending_.at(number);
+    if (random_.chance(1, 4)) {
+      settle_torn(change);
+    } else if (random_.chance(keep_percent, 100)) {
+      if (change.data.empty()) {
+        clear_in(durable_, change.at, change.length);
+      } else {
+        write_to(durable_, change.at, change.data.view());
+      }
+    }
+  }
+  pending_.clear();
+}
+
+// Each sector of a write, each block of a discard by itself.
+void SimDisk::settle_torn(const Pending& change) {
+  const std::uint64_t end = end_of(change.at.offset, change.length);
+  if (change.data.empty()) {
+    std::vector<std::uint64_t> touched;
+    const auto blocks = durable_.find(change.at.segment);
+    if (blocks == durable_.end()) return;
+    for (auto block = blocks->second.lower_bound(change.at.offset / block_size);
+         block != blocks->second.end() && block->first * block_size < end; ++block) {
+      touched.push_back(block->first);
+    }
+    for (const std::uint64_t block : touched) {
+      if (random_.chance(1, 2)) continue;
+      const std::uint64_t from = std::max(change.at.offset, block * block_size);
+      const std::uint64_t to = std::min(end, block * block_size + block_size);
+      clear_in(durable_, Address{change.at.segment, from}, to - from);
+    }
+    return;
+  }
+  for (std::uint64_t from = change.at.offset; from < end;) {
+    const std::uint64_t to = std::min(end, (from / disk::sector + 1) * disk::sector);
+    if (random_.chance(1, 2)) {
+      write_to(durable_, Address{change.at.segment, from},
+               change.data.view().subspan(from - change.at.offset, to - from));
+    }
+    from = to;
+  }
+}
+
+void SimDisk::make_durable(std::uint64_t last) {
+  while (!pending_.empty() && pending_.begin()->first <= last) {
+    const Pending& change = pending_.begin()->second;
+    if (change.data.empty()) {
+      clear_in(durable_, change.at, change.length);
+    } else {
+      write_to(durable_, change.at, change.data.view());
+    }
+    pending_.erase(pending_.begin());
+  }
+}
+
+void SimDisk::apply_pending(Pending change) {
+  if (change.data.empty()) {
+    discard_current(change.at, change.length);
+  } else {
+    write_current(change.at, change.data.view());
+  }
+  pending_.emplace(++last_pending_, std::move(change));
+}
+
+// --- Images --------------------------------------------------------------------------------------
+
+void SimDisk::write_to(Image& image, Address at, ByteView data) {
+  Blocks& blocks = image[at.segment];
+  std::uint64_t offset = at.offset;
+  while (!data.empty()) {
+    const std::uint64_t inside = offset % block_size;
+    const std::size_t part = std::min<std::uint64_t>(data.size(), block_size - inside);
+    Block& block = blocks.try_emplace(offset / block_size).first->second;
+    std::copy_n(data.begin(), part, block.begin() + static_cast<std::ptrdiff_t>(inside));
+    data = data.subspan(part);
+    offset += part;
+  }
+}
+
+void SimDisk::clear_in(Image& image, Address at, std::uint64_t length) {
+  const auto blocks = image.find(at.segment);
+  if (blocks == image.end()) return;
+  const std::uint64_t end = end_of(at.offset, length);
+  for (auto block = blocks->second.lower_bound(at.offset / block_size);
+       block != blocks->second.end() && block->first * block_size < end;) {
+    const std::uint64_t start = block->first * block_size;
+    const std::uint64_t from = std::max(at.offset, start) - start;
+    const std::uint64_t to = std::min(end - start, block_size);
+    if (from == 0 && to == block_size) {
+      block = blocks->second.erase(block);
+    } else {
+      std::fill(block->second.begin() + static_cast<std::ptrdiff_t>(from),
+                block->second.begin() + static_cast<std::ptrdiff_t>(to), std::byte{0});
+      ++block;
+    }
+  }
+  if (blocks->second.empty()) image.erase(blocks);
+}
+
+void SimDisk::read_from(const Image& image, Address at, MutableByteView into) {
+  std::fill(into.begin(), into.end(), std::byte{0});
+  const auto blocks = image.find(at.segment);
+  if (blocks == image.end()) return;
+  const std::uint64_t end = at.offset + into.size();
+  for (auto block = blocks->second.lower_bound(at.offset / block_size);
+       block != blocks->second.end() && block->first * block_size < end; ++block) {
+    const std::uint64_t start = block->first * block_size;
+    const std::uint64_t from = std::max(at.offset, start);
+    const std::uint64_t to = std::min(end, start + block_size);
+    std::copy_n(block->second.begin() + static_cast<std::ptrdiff_t>(from - start), to - from,
+                into.begin() + static_cast<std::ptrdiff_t>(from - at.offset));
+  }
+}
+
+bool SimDisk::has_block(Segment segment, std::uint64_t block) const {
+  const auto blocks = current_.find(segment);
+  if (blocks != current_.end() && blocks->second.contains(block)) return true;
+  const auto preallocated = preallocated_.find(segment);
+  return preallocated != preallocated_.end() && preallocated->second.contains(block);
+}
+
+std::uint64_t SimDisk::blocks_missing(Address at, std::uint64_t length) const {
+  if (length == 0) return 0;
+  std::uint64_t missing = 0;
+  const std::uint64_t last = (end_of(at.offset, length) - 1) / block_size;
+  for (std::uint64_t block = at.offset / block_size; block <= last; ++block) {
+    if (!has_block(at.segment, block)) ++missing;
+  }
+  return missing;
+}
+
+void SimDisk::write_current(Address at, ByteView data) {
+  used_blocks_ += blocks_missing(at, data.size());
+  write_to(current_, at, data);
+}
+
+void SimDisk::discard_current(Address at, std::uint64_t length) {
+  clear_in(current_, at, length);
+  // Only whole blocks lose their room.
+  const auto preallocated = preallocated_.find(at.segment);
+  if (preallocated != preallocated_.end()) {
+    const std::uint64_t end = end_of(at.offset, length);
+    auto& blocks = preallocated->second;
+    const std::uint64_t first = at.offset / block_size + (at.offset % block_size != 0 ? 1 : 0);
+    blocks.erase(blocks.lower_bound(first), blocks.lower_bound(end / block_size));
+    if (blocks.empty()) preallocated_.erase(preallocated);
+  }
+  recount_blocks();
+}
+
+void SimDisk::recount_blocks() {
+  used_blocks_ = 0;
+  for (const auto& [segment, blocks] : current_) used_blocks_ += blocks.size();
+  for (const auto& [segment, blocks] : preallocated_) {
+    const auto written = current_.find(segment);
+    for (const std::uint64_t block : blocks) {
+      if (written == current_.end() || !written->second.contains(block)) ++used_blocks_;
+    }
+  }
+}
+
+// --- For tests and checkers ----------------------------------------------------------------------
+
+Bytes SimDisk::peek(Address from, std::uint64_t length) const {
+  Bytes bytes(length);
+  read_from(current_, from, bytes);
+  return bytes;
+}
+Bytes SimDisk::peek_durable(Address from, std::uint64_t length) const {
+  Bytes bytes(length);
+  read_from(durable_, from, bytes);
+  return bytes;
+}
+void SimDisk::poke(Address to, ByteView data) {
+  write_to(current_, to, data);
+  write_to(durable_, to, data);
+  recount_blocks();
+}
+
+std::optional<disk::Register> SimDisk::peek_register(std::string_view name) const {
+  const auto found = registers_.find(name);
+  if (found == registers_.end()) return std::nullopt;
+  return found->second;
+}
+
+std::vector<Segment> SimDisk::segments() const {
+  std::vector<Segment> found;
+  for (const auto& [segment, blocks] : current_) found.push_back(segment);
+  return found;
+}
+
+std::uint64_t SimDisk::used_bytes() const { return used_blocks_ * block_size; }
+
+LeaseCount SimDisk::count(LeaseNumber lease) const {
+  const auto found = counts_.find(lease);
+  return found == counts_.end() ? LeaseCount{} : found->second;
+}
+
+}  // namespace plumeria::sim
