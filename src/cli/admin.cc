@@ -1,0 +1,126 @@
+#include "cli/admin.h"
+
+#include <absl/strings/match.h>
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <memory>
+#include <utility>
+
+#include "base/async.h"
+#include "base/checksum.h"
+#include "base/log.h"
+
+namespace plumeria::cli {
+namespace {
+
+std::string socket_folder() {
+  if (::geteuid() == 0) return "/run/plumeria";
+  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+  if (runtime != nullptr && *runtime != '\0') return absl::StrCat(runtime, "/plumeria");
+  return absl::StrCat("/tmp/plumeria-", ::geteuid());
+}
+
+void send_json(net::Transport& transport, net::PeerId to, const nlohmann::json& value) {
+  const std::string text = value.dump();
+  transport.send(to, net::Channel::admin, to_bytes(as_bytes(text)), {});
+}
+
+nlohmann::json parse(ByteView text) {
+  return nlohmann::json::parse(as_text(text), nullptr, /*allow_exceptions=*/false);
+}
+
+}  // namespace
+
+std::string admin_address(std::string_view path) {
+  return absl::StrFormat("unix:%s/%016x.sock", socket_folder(), checksum(as_bytes(path)));
+}
+
+AdminServer::AdminServer(net::Transport& transport, absl::AnyInvocable<nlohmann::json()> status)
+    : transport_(transport), status_(std::move(status)) {
+  transport_.on_message(net::Channel::admin,
+                        [this](net::PeerId from, ByteView message) { answer(from, message); });
+}
+
+AdminServer::~AdminServer() { transport_.on_message(net::Channel::admin, {}); }
+
+void AdminServer::listen_for(os::AsioTransport& transport, const std::string& path) {
+  ::mkdir(socket_folder().c_str(), ::geteuid() == 0 ? 0755 : 0700);
+  auto listening = transport.listen(admin_address(path));
+  if (!listening) {
+    log_warning(
+        absl::StrCat("`plumeria status ", path, "` will not work: ", listening.error().message()));
+  }
+}
+
+void AdminServer::answer(net::PeerId to, ByteView question) {
+  const nlohmann::json asked = parse(question);
+  std::string what;
+  if (asked.is_object() && asked.contains("ask") && asked["ask"].is_string()) what = asked["ask"];
+  if (what == "status") {
+    send_json(transport_, to, status_());
+  } else if (what == "end") {
+    waiting_for_end_.push_back(to);
+    send_json(transport_, to, {{"waiting", true}});
+  } else {
+    transport_.disconnect(to, "an unknown question on the admin channel");
+  }
+}
+
+void AdminServer::ended(const Status& status) {
+  nlohmann::json result = nlohmann::json::object();
+  if (!status) result["error"] = status.error().message();
+  for (const net::PeerId peer : std::exchange(waiting_for_end_, {})) {
+    send_json(transport_, peer, result);
+  }
+}
+
+Result<nlohmann::json> ask(const std::string& address, std::string_view question, Duration patience,
+                           std::function<bool(const nlohmann::json&)> wants_more) {
+  const std::string socket_prefix = "unix:";
+  if (absl::StartsWith(address, socket_prefix) &&
+      ::access(address.c_str() + socket_prefix.size(), F_OK) != 0) {
+    return fail(Errc::unavailable, "no daemon of this machine");  // Spares waiting for it.
+  }
+  os::RealExecutor executor;
+  os::RealRandom random;
+  os::AsioTransport transport(executor, random, {});
+  Result<nlohmann::json> result = fail(Errc::unavailable, address);
+  bool was_connected = false;
+  bool done = false;
+  const auto finish = [&] {
+    done = true;
+    executor.stop();
+  };
+  transport.on_message(net::Channel::admin, [&](net::PeerId, ByteView message) {
+    result = parse(message);
+    if (result->is_discarded()) result = fail(Errc::version, absl::StrCat(address, ": answer"));
+    if (result && wants_more && wants_more(*result)) {
+      result = fail(Errc::unavailable, absl::StrCat(address, " went away"));
+    } else {
+      finish();
+    }
+  });
+  net::PeerId peer{};
+  transport.on_connection(net::Channel::admin, [&](net::PeerId from, bool connected) {
+    if (connected && !was_connected) {
+      was_connected = true;
+      send_json(transport, from, {{"ask", question}});
+    } else if (!connected && was_connected) {
+      finish();
+    }
+  });
+  peer = transport.connect(address);
+  executor.at(executor.now() + patience, [&] {
+    const std::string why = transport.last_error(peer);
+    if (!why.empty()) result = fail(Errc::unavailable, absl::StrCat(address, " (", why, ")"));
+    finish();
+  });
+  while (!done) executor.run();
+  return result;
+}
+
+}  // namespace plumeria::cli

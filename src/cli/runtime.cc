@@ -1,0 +1,97 @@
+#include "cli/runtime.h"
+
+#include <absl/strings/match.h>
+#include <absl/strings/str_cat.h>
+#include <mntent.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/log.h"
+
+namespace plumeria::cli {
+namespace {
+
+constexpr std::size_t pool_threads = 4;
+
+sigset_t ending_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+  return set;
+}
+
+// Before the pool's threads are made, so that they inherit it.
+std::size_t block_signals_and_count_threads() {
+  const sigset_t set = ending_signals();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  return pool_threads;
+}
+
+}  // namespace
+
+Runtime::Runtime() : pool(executor, block_signals_and_count_threads()) {
+  const sigset_t set = ending_signals();
+  signals_ = ::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+}
+
+Runtime::~Runtime() {
+  if (signals_ < 0) return;
+  executor.unwatch(signals_);
+  ::close(signals_);
+}
+
+void Runtime::on_signal(std::function<void(int)> handler) {
+  const Status watched =
+      executor.watch(signals_, EPOLLIN, [this, handler = std::move(handler)]() mutable {
+        signalfd_siginfo info;
+        while (::read(signals_, &info, sizeof info) == sizeof info) {
+          handler(static_cast<int>(info.ssi_signo));
+        }
+      });
+  if (!watched) log_warning(absl::StrCat("signals: ", watched.error().message()));
+}
+
+bool is_mounted(const std::string& path) {
+  std::FILE* table = ::setmntent("/proc/self/mounts", "re");
+  if (table == nullptr) return false;
+  bool found = false;
+  while (const mntent* entry = ::getmntent(table)) {
+    found |= path == entry->mnt_dir && std::string_view(entry->mnt_type) == "fuse.plumeria";
+  }
+  ::endmntent(table);
+  return found;
+}
+
+Result<std::string> directory_path(const std::string& path) {
+  const std::string named = std::filesystem::absolute(path).lexically_normal();
+  const std::string bare =
+      named.size() > 1 && named.back() == '/' ? named.substr(0, named.size() - 1) : named;
+  if (is_mounted(bare)) return bare;
+  char* whole = ::realpath(path.c_str(), nullptr);
+  if (whole == nullptr) return fail(Errc::no_entry, path);
+  std::string result = whole;
+  std::free(whole);
+  struct stat what {};
+  if (::stat(result.c_str(), &what) != 0) return fail(Errc::no_entry, path);
+  if (!S_ISDIR(what.st_mode)) return fail(Errc::not_directory, path);
+  return result;
+}
+
+Result<Target> resolve(const std::string& text) {
+  auto path = directory_path(text);
+  if (path) return Target{false, *path};
+  if (absl::StrContains(text, "/") && !absl::StartsWith(text, "unix:")) {
+    return fail(path.error().code,
+                absl::StrCat(text, " (neither a store nor HOST:PORT; mkfs makes a store)"));
+  }
+  return Target{true, text};
+}
+
+}  // namespace plumeria::cli

@@ -1,0 +1,49 @@
+// The real world of one command or daemon: executor, chance, threads for blocking calls, signals.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/world.h"
+#include "os/host_store.h"
+#include "os/real_world.h"
+
+namespace plumeria::cli {
+
+class Runtime {
+ public:
+  // Blocks SIGTERM, SIGINT and SIGHUP for this and all later threads, for on_signal().
+  Runtime();
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  World world() { return World{executor, random, executor}; }
+  // Calls `handler` on the executor for each of the signals that arrives from now on.
+  void on_signal(std::function<void(int signal)> handler);
+
+  os::RealExecutor executor;
+  os::RealRandom random;
+  os::ThreadPool pool;
+
+ private:
+  int signals_ = -1;
+};
+
+// What a user names as the thing to mount, serve or look at: an existing directory is a store, what
+// else contains a slash is a mistake, and the rest an address.
+struct Target {
+  bool is_address = false;
+  std::string text;  // absolute path, or HOST:PORT
+};
+Result<Target> resolve(const std::string& text);
+
+// Absolute, without symbolic links. Errc::no_entry, not_directory. Does not touch a mount point of
+// ours, whose daemon may not answer.
+Result<std::string> directory_path(const std::string& path);
+// Whether a Plumeria file system is mounted at this absolute path.
+bool is_mounted(const std::string& path);
+
+}  // namespace plumeria::cli

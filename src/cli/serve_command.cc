@@ -1,0 +1,134 @@
+// plumeria serve STORE
+#include <absl/strings/str_cat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <memory>
+
+#include "base/async.h"
+#include "base/log.h"
+#include "cli/admin.h"
+#include "cli/command.h"
+#include "cli/launch.h"
+#include "cli/report.h"
+#include "cli/runtime.h"
+#include "cli/store.h"
+#include "os/asio_transport.h"
+#include "serve/server.h"
+
+namespace plumeria::cli {
+namespace {
+
+struct Arguments {
+  std::string store, listen{os::default_listen_address};
+  double lease_seconds = 0;  // 0: the store's own
+  LaunchOptions launch;
+};
+
+// Everything that runs while the store is served.
+struct Service {
+  Service(Runtime& runtime, OpenStore open, const Arguments& arguments)
+      : store(std::move(open)),
+        transport(runtime.executor, runtime.random, {}),
+        server(runtime.world(), *store.disk, transport, options(store, arguments)),
+        admin(transport, [this] { return status(); }),
+        stop(runtime.executor) {}
+
+  static serve::ServerOptions options(const OpenStore& store, const Arguments& arguments) {
+    serve::ServerOptions options;
+    options.log_size = store.superblock.log_size;
+    options.incarnation = store.disk->incarnation();
+    options.lease_duration = std::chrono::milliseconds(store.superblock.lease_milliseconds);
+    if (arguments.lease_seconds > 0) {
+      options.lease_duration =
+          std::chrono::milliseconds(static_cast<std::int64_t>(arguments.lease_seconds * 1000));
+    }
+    return options;
+  }
+  nlohmann::json status() {
+    return {{"what", absl::StrCat("server of ", store.disk->path(), " at ", address)},
+            {"pid", ::getpid()},
+            {"address", address},
+            {"store", report(*store.disk, store.superblock)},
+            {"server", report(server.status())}};
+  }
+
+  OpenStore store;
+  os::AsioTransport transport;
+  serve::Server server;
+  AdminServer admin;
+  Event stop;
+  bool stop_asked = false;
+  std::string address;
+};
+
+Task<Status> stop_cleanly(Service& service) {
+  CO_TRY_STATUS(co_await service.server.stop());
+  co_return co_await service.store.disk->close();
+}
+
+// Start to stop. An error of the start leaves the store unclean on purpose: what was not replayed
+// will be at the next start.
+Task<Status> serve_until_asked(Service& service, Launch& launch, std::string listen) {
+  CO_TRY_STATUS(co_await service.server.start());
+  auto address = service.transport.listen(listen);
+  if (!address) {
+    CO_TRY_STATUS(co_await stop_cleanly(service));
+    co_return fail(std::move(address).error());
+  }
+  service.address = *address;
+  AdminServer::listen_for(service.transport, service.store.disk->path());
+  launch.ready(absl::StrCat("serving ", service.store.disk->path(), " at ", service.address));
+  while (!service.stop_asked) co_await service.stop.next();
+  log_info("stopping");
+  const Status stopped = co_await stop_cleanly(service);
+  service.admin.ended(stopped);
+  co_return stopped;
+}
+
+Exit run(const Arguments& arguments) {
+  auto path = directory_path(arguments.store);
+  if (!path) return complain(path.error());
+  LaunchOptions launch_options = arguments.launch;
+  launch_options.name = absl::StrCat("serve ", *path);
+  Launch launch(launch_options);
+  Runtime runtime;
+  auto store = open_store(runtime, *path, /*read_only=*/false);
+  if (!store) return launch.failed(store.error());
+  Service service(runtime, std::move(*store), arguments);
+  runtime.on_signal([&service](int signal) {
+    log_info(absl::StrCat("signal ", signal));
+    service.stop_asked = true;
+    service.stop.notify_all();
+  });
+  const Status ended =
+      runtime.executor.run_until_done(serve_until_asked(service, launch, arguments.listen));
+  if (!ended) return launch.failed(ended.error());
+  return Exit::ok;
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app, Exit& exit) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = app.add_subcommand(
+      "serve", "Serve a store to mounts of this and other machines, and be their lock server");
+  command->footer(
+      "Returns when mounts can connect; the daemon stays. Stop it with SIGTERM: mounts then pause\n"
+      "and go on when it is back. There is no encryption and no authentication: listen only where\n"
+      "you trust everyone.");
+  command->add_option("STORE", arguments->store, "the directory that mkfs made")->required();
+  command
+      ->add_option(
+          "--listen", arguments->listen,
+          "address to serve at: HOST:PORT, [V6]:PORT or unix:PATH; port 0 takes a free one")
+      ->capture_default_str();
+  command
+      ->add_option("--lease", arguments->lease_seconds,
+                   "seconds after which a silent mount is given up (default: as mkfs was told)")
+      ->check(CLI::Range(0.5, 3600.0));
+  add_launch_options(*command, arguments->launch);
+  command->callback([arguments, &exit] { exit = run(*arguments); });
+}
+
+}  // namespace plumeria::cli
