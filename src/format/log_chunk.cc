@@ -2,8 +2,6 @@
 
 #include <absl/strings/str_cat.h>
 
-#include <algorithm>
-
 #include "base/check.h"
 #include "base/checksum.h"
 
@@ -109,7 +107,7 @@ Bytes ChunkBuilder::finish(ChunkHeader& header) && {
   return std::move(bytes_);
 }
 
-std::optional<ChunkHeader> decode_chunk(ByteView bytes) {
+std::optional<ChunkHeader> peek_chunk(ByteView bytes) {
   if (bytes.size() < chunk_header_size) return std::nullopt;
   const std::byte* from = bytes.data();
   if (load<std::uint32_t>(from) != chunk_magic ||
@@ -126,8 +124,14 @@ std::optional<ChunkHeader> decode_chunk(ByteView bytes) {
   header.last = load<std::uint64_t>(from + 48);
   header.predecessor = load<std::uint64_t>(from + 56);
   header.checksum = load<std::uint64_t>(from + checksum_at);
-  if (header.size() > std::min<std::uint64_t>(bytes.size(), chunk_size_max)) return std::nullopt;
-  if (chunk_checksum(bytes.first(header.size())) != header.checksum) return std::nullopt;
+  if (header.size() > chunk_size_max) return std::nullopt;
+  return header;
+}
+
+std::optional<ChunkHeader> decode_chunk(ByteView bytes) {
+  const std::optional<ChunkHeader> header = peek_chunk(bytes);
+  if (!header || header->size() > bytes.size()) return std::nullopt;
+  if (chunk_checksum(bytes.first(header->size())) != header->checksum) return std::nullopt;
   return header;
 }
 

@@ -123,6 +123,8 @@ class ChunkBuilder {
   std::uint64_t records_ = 0;
 };
 
+// What the first bytes of a chunk claim, not yet proven by its checksum; nothing if they are none.
+std::optional<ChunkHeader> peek_chunk(ByteView bytes);
 // The chunk that `bytes` begin with, if it is there with all its bytes as they were written.
 std::optional<ChunkHeader> decode_chunk(ByteView bytes);
 

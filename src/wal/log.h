@@ -1,17 +1,21 @@
 // The private write-ahead log of one mount: a ring of checksummed chunks on the virtual disk
-// (DESIGN §5; Frangipani §4).
+// (docs/format.md, "Log"; Frangipani, section 4).
 //
 // A record is the bytes of one atomic metadata change (format/log_record.h). Records are numbered
 // from 1 on (LogPosition) and kept in memory until a sync writes them, all that wait in one chunk
-// or a few, each whole or not there after a crash; chunks carry the lease and the checksum of their
-// predecessor (RULES 8).
+// or a few, each whole or not there after a crash.
 //
 // Invariant   trimmed() <= durable() <= end(), and all only grow.
-// Ownership   Borrows the disk, which outlives the log.
-// Threads     The executor's; sync() and reserve() wait.
+// Rounds      At most one round is under way: write all chunks and, if records were trimmed, the
+//             header; flush; wake those who waited for it. Who comes too late waits for the next.
+// Room        Is set aside by reserve() before an operation takes its first lock, so that append()
+//             never waits. Part of the ring is kept for giving up locks, because writing back under
+//             a lock is what makes room for the others. A trimmed record's room is used again only
+//             when the header that says so is durable.
+// Ownership   Borrows the disk, which outlives the log. Reservations must not outlive the log.
+// Threads     The executor's; sync(), reserve() and finish() wait.
 // Errors      The first failed write or flush seals the log: from then on every call returns its
-// error, the mount stops, and
-//             another one recovers it as if it had died.
+//             error, the mount stops, and another one recovers it as if it had died.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +27,7 @@
 #include "base/task.h"
 #include "base/world.h"
 #include "disk/disk.h"
+#include "format/log_chunk.h"
 #include "lock/lease.h"
 
 namespace plumeria::wal {
@@ -34,11 +39,13 @@ inline LogPosition before(LogPosition p) { return LogPosition{raw(p) - 1}; }
 constexpr std::uint64_t log_size_default = 64ull << 20;  // bytes
 constexpr std::uint64_t log_size_min = 1ull << 20;
 constexpr std::uint64_t record_size_max = 256u << 10;
+constexpr std::uint64_t record_overhead = format::record_overhead_max;
 
 class Log;
 
 // Room in the log that was set aside for one operation; what is not used goes back when it is
-// destroyed.
+// destroyed. reserve(n) pays for one record of up to n bytes, or for several if each but the first
+// was counted with record_overhead more.
 class Reservation {
  public:
   Reservation() = default;
@@ -50,12 +57,13 @@ class Reservation {
     return *this;
   }
   ~Reservation();
-  std::uint64_t left() const { return bytes_; }
+  // The largest record that it still pays for.
+  std::uint64_t left() const { return bytes_ > record_overhead ? bytes_ - record_overhead : 0; }
 
  private:
   friend class Log;
   Log* log_ = nullptr;
-  std::uint64_t bytes_ = 0;
+  std::uint64_t bytes_ = 0;  // with record_overhead for each record
 };
 
 struct LogStatus {
@@ -75,12 +83,13 @@ class Log {
 
   // Takes over the slot's log, which is empty or has been replayed and trimmed: preallocates it if
   // it is new, and makes its first header of this lease durable. Errc::corrupt when it still holds
-  // records of an earlier lease (not recovered).
+  // records (they were not recovered), or is damaged. Everything else requires that it succeeded.
   Task<Status> start();
 
-  // Sets aside `bytes` for records, waiting until there is room (first come, first served). To be
-  // taken before an operation's first lock (RULES 8). `for_revoke` draws on the reserve that is
-  // kept for giving up locks, and never waits behind others.
+  // Sets aside room for a record of `bytes`, waiting until there is some (first come, first
+  // served). To be called before an operation takes its first lock. `for_revoke` draws on the
+  // reserve that is kept for giving up locks, and never waits behind others. Errc::log_full only
+  // when the log is too small for it even when empty.
   Task<Result<Reservation>> reserve(std::uint64_t bytes, bool for_revoke = false);
 
   // Keeps the record in memory; a crash loses it until sync(). Pays with `reservation`, which must
@@ -88,34 +97,36 @@ class Log {
   Result<LogPosition> append(ByteView record, Reservation& reservation);
 
   // All records up to `last` survive a crash of anything when this returns. Concurrent callers
-  // share writes and flushes (group commit). The flush covers everything acknowledged before the
-  // call.
+  // share writes and flushes (group commit). There is always a flush that began after the call,
+  // also when the records are durable already: it covers everything that was acknowledged to the
+  // caller before, such as file data. Who needs the records only compares durable() first.
   Task<Status> sync(LogPosition last);
   Task<Status> sync_all() { return sync(end()); }
 
   // Records up to `last` are not needed any more: their blocks are in place and a flush that began
-  // after that has returned (RULES 3). The room is free again once the new header is durable, which
-  // the next flush does; waits for nothing itself but the header's write. `last` may be beyond
-  // durable(): then only what is durable is trimmed.
+  // after that has returned. Whole chunks are trimmed, of what is durable. Waits for nothing: the
+  // header is written by the next round, and by one of its own when room is scarce.
   Task<Status> trim(LogPosition last);
 
-  // After everything is written back, flushed and trimmed: marks the log empty and its owner gone,
-  // durably.
+  // After everything is written back, flushed and trimmed (a CHECK): marks the log empty and its
+  // owner gone, durably. Every later call returns Errc::shut_down.
   Task<Status> finish();
 
   LogPosition end() const;  // last record appended
   LogPosition durable() const;
-  LogPosition trimmed() const;
+  LogPosition trimmed() const;  // last record of the last chunk trimmed
   LogStatus status() const;
-  // How full: 0…1, counting reservations. The cache writes blocks back to trim above a half.
+  // How full, from 0 to 1, with what is reserved; at 1 reserve() waits. The cache writes blocks
+  // back to trim above a half.
   double pressure() const;
-  // Called (from the executor) when somebody waits for room or pressure passes one half.
+  // Called (posted to the executor) when somebody waits for room, again after each round that did
+  // not help him, and when pressure passes one half.
   void on_pressure(Callback callback);
 
  private:
   friend class Reservation;
   struct State;
-  std::unique_ptr<State> state_;
+  std::shared_ptr<State> state_;  // shared only with callbacks that are posted
 };
 
 }  // namespace plumeria::wal
