@@ -18,6 +18,14 @@ enum class Fault {
   kernel_invalidation_left_out,  // a lock is given up without invalidating the kernel's cache
   stale_end_ignored,             // extending a file does not zero what a truncate left
   renewal_counted_from_reply,    // the clerk counts its lease from the reply, not from the request
+  // Rules of the kernel's cache (docs/kernel.md), shown by the stress test of two real mounts.
+  fuse_pages_under_shared_with_writer,  // pages are read under a shared lock though a writer is open
+  fuse_parked_request_blocks_revoke,    // requests are not kept back while a lock is given up
+  fuse_no_repeat,                       // ranges answered during an invalidation stay cached
+  fuse_expire_entry_instead_of_epoch,   // names are expired one by one
+  fuse_attributes_uncovered,            // attributes are cached though no lock covers them
+  fuse_append_not_invalidated,          // a relocated append leaves its bytes at the stale offset
+  fuse_write_range_not_invalidated,     // a WRITE that met an invalidation leaves its pages alone
 };
 
 #ifdef PLUMERIA_PLANTED_FAULTS

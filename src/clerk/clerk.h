@@ -54,10 +54,20 @@ using lock::Mode;
 
 class Clerk;
 
+// Who gave a pin and takes it back: the clerk, or a test's stand-in for one.
+class PinOwner {
+ public:
+  virtual void unpin(LockName name, Mode mode) = 0;
+
+ protected:
+  ~PinOwner() = default;
+};
+
 // One local hold on one lock; dropped by the destructor. Movable.
 class Pin {
  public:
   Pin() = default;
+  Pin(PinOwner* owner, LockName name, Mode mode) : clerk_(owner), name_(name), mode_(mode) {}
   Pin(Pin&& other) noexcept;
   Pin& operator=(Pin&& other) noexcept;
   ~Pin();
@@ -68,9 +78,7 @@ class Pin {
   void drop();
 
  private:
-  friend class Clerk;
-  Pin(Clerk* clerk, LockName name, Mode mode) : clerk_(clerk), name_(name), mode_(mode) {}
-  Clerk* clerk_ = nullptr;
+  PinOwner* clerk_ = nullptr;
   LockName name_;
   Mode mode_ = Mode::none;
 };
@@ -136,7 +144,7 @@ struct ClerkStatus {
   Duration lease_left{};
 };
 
-class Clerk {
+class Clerk final : public PinOwner {
  public:
   // `server` is a peer of `transport`. The handler is set before join() and outlives the clerk's
   // last task.
@@ -190,8 +198,7 @@ class Clerk {
   ClerkStatus status() const;
 
  private:
-  friend class Pin;
-  void unpin(LockName name, Mode mode);
+  void unpin(LockName name, Mode mode) override;
 
   struct State;
   std::unique_ptr<State> state_;
