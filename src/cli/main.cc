@@ -13,9 +13,9 @@ Try it on one machine:
   plumeria mount ./store /mnt            # everything in one process
   plumeria umount /mnt
 Share it:
-  plumeria serve ./store                 # listens on 127.0.0.1:7440
-  plumeria mount 127.0.0.1:7440 /mnt/a
-  plumeria mount 127.0.0.1:7440 /mnt/b
+  plumeria serve ./store                 # listens on 127.0.0.1:7411
+  plumeria mount 127.0.0.1:7411 /mnt/a
+  plumeria mount 127.0.0.1:7411 /mnt/b
 
 Exit codes: 0 done; 1 failed; 2 wrong arguments; 3 in use; 4 damaged, foreign or of
 another version; 5 nobody answers.)";
