@@ -3,6 +3,7 @@
 #include <absl/strings/str_cat.h>
 
 #include "base/checksum.h"
+#include "base/fault.h"
 #include "base/number.h"
 
 namespace plumeria::disk {
@@ -58,7 +59,7 @@ bool Admission::fence(lock::LeaseNumber lease) {
 }
 
 Status Admission::check(lock::LeaseNumber lease) {
-  if (admitted_.contains(lease)) return {};
+  if (admitted_.contains(lease) || planted(Fault::no_fence)) return {};
   ++refused_[lease];
   if (refused_.size() > refused_max) refused_.erase(refused_.begin());
   return fail(Errc::fenced, absl::StrCat("lease ", raw(lease)));

@@ -45,8 +45,7 @@ class HostStore final : public disk::VirtualDisk {
 
   // Whether the user before closed it with everything flushed. If not, all logs must be replayed.
   bool was_clean() const;
-  // Grows with each opening for writing; never the same twice. 0 for a store just created and never
-  // opened again is not used: create() counts as the first opening.
+  // Grows with each opening for writing; never the same twice.
   std::uint64_t incarnation() const;
   // A random number that the store got when it was made.
   std::uint64_t identity() const;
@@ -79,6 +78,8 @@ class HostStore final : public disk::VirtualDisk {
 
  private:
   struct State;
+  Task<Result<std::uint64_t>> update_register(std::string name, std::uint64_t expected, Bytes value,
+                                              disk::LeaseNumber lease);
   explicit HostStore(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
