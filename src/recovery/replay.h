@@ -1,13 +1,20 @@
-// Replays logs: brings the blocks that their records name to the newest version (DESIGN §5, RULES
-// 1–5, 13, 14).
+// Replays logs: brings the blocks that their records name to the newest version
+// (docs/format.md, "Log"; Frangipani, section 4).
 //
 // Takes no locks: the dead lease still holds them. Records of all given logs are merged by block
-// and version; a record applies when its version is higher than the block's. Repeating a replay, or
-// a crash in the middle of one, does no harm.
+// and version; a record applies when its version is higher than the block's, a delta only to the
+// version right before its own. So repeating a replay, or a crash in the middle of one, does no
+// harm, and logs may be replayed one by one in any order. A block that does not decode is replaced
+// only by an image, and only in a replay of all logs: then it was torn by the power cut, since
+// every unflushed write in place has its record in one of them. In a replay of one log it is
+// damage.
+//
+// Memory     The records that are not trimmed, at most the sum of the logs' sizes.
+// Errors     Errc::corrupt names the log or block that is damaged. The blocks that could be brought
+//            up to date were, but nothing has been trimmed: the replay can be repeated.
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -26,15 +33,14 @@ struct ReplayReport {
 struct ReplayOptions {
   std::uint64_t log_size = 0;  // of the store
   lock::LeaseNumber lease{};   // of the replayer, for its writes
-  bool all_logs =
-      false;  // every log of the store: images may replace blocks that do not decode (RULES 4)
-  std::vector<std::uint32_t>
-      trim;  // of the replayed slots, those whose owner is gone: marked empty after the flush
+  bool all_logs = false;       // every log of the store is among the slots
+  // Of the replayed slots, those whose owner is gone: marked empty after the flush.
+  std::vector<std::uint32_t> trim;
 };
 
-// Replays the logs of `slots`, flushes, trims those asked for, flushes again. Errc::corrupt names
-// the log or block that is damaged; then nothing has been trimmed. An empty or never used log is no
-// error.
+// Replays the logs of `slots`, flushes, trims those asked for, flushes again. An empty or never
+// used log is no error. Requires that nobody writes to these logs (their leases are fenced, or
+// nobody is admitted yet).
 Task<Result<ReplayReport>> replay(World world, disk::VirtualDisk& disk,
                                   std::vector<std::uint32_t> slots, ReplayOptions options);
 
