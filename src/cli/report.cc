@@ -199,7 +199,7 @@ std::string to_text(const json& report) {
   line(text, "what", report["what"].get<std::string>());
   if (report.contains("pid")) line(text, "process", absl::StrCat(number(report["pid"])));
   if (report.contains("mount")) mount_text(text, report["mount"]);
-  if (report.contains("connected")) line(text, "connection", report["connected"]);
+  if (report.contains("connection")) line(text, "connection", report["connection"]);
   if (report.contains("store")) store_text(text, report["store"]);
   if (report.contains("server")) server_text(text, report["server"]);
   return text;

@@ -1,0 +1,234 @@
+// plumeria mount STORE|HOST:PORT DIR
+#include <absl/strings/match.h>
+#include <absl/strings/str_cat.h>
+#include <absl/strings/str_split.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <memory>
+#include <optional>
+
+#include "base/async.h"
+#include "base/log.h"
+#include "cli/admin.h"
+#include "cli/command.h"
+#include "cli/launch.h"
+#include "cli/mount_source.h"
+#include "cli/report.h"
+#include "cli/runtime.h"
+#include "fuse/session.h"
+#include "mount/mount.h"
+#include "os/asio_transport.h"
+
+namespace plumeria::cli {
+namespace {
+
+// A signal to end while files are open detaches the mount; this long they can still be used.
+constexpr Duration grace_for_open_files = 5s;
+
+struct Arguments {
+  std::string target, directory;
+  std::vector<std::string> options;
+  std::uint64_t cache_size = 256u << 20;
+  double patience_seconds = 30;
+  LaunchOptions launch;
+};
+
+// The options of mount(8) that have a meaning here; an empty text, or what is wrong.
+std::string apply_option(std::string_view option, fuse::MountPoint& point) {
+  if (option == "ro" || option == "rw") {
+    point.read_only = option == "ro";
+  } else if (option == "suid" || option == "dev") {
+    point.allow_suid = true;
+  } else if (option == "nosuid" || option == "nodev") {
+    point.allow_suid = false;
+  } else if (option == "exec" || option == "noexec") {
+    point.no_exec = option == "noexec";
+  } else if (option != "defaults" && option != "_netdev" && option != "nofail" && !option.empty()) {
+    return "unknown mount option " + std::string(option);
+  }
+  return {};
+}
+std::string apply_options(const std::vector<std::string>& lists, fuse::MountPoint& point) {
+  for (const std::string& list : lists) {
+    for (const std::string& option : std::vector<std::string>(absl::StrSplit(list, ','))) {
+      const std::string wrong = apply_option(option, point);
+      if (!wrong.empty()) return wrong;
+    }
+  }
+  return {};
+}
+
+std::string host_name() {
+  char name[256] = {};
+  if (::gethostname(name, sizeof name - 1) != 0) return "localhost";
+  return name;
+}
+
+// Everything that runs while the file system is mounted, in the order in which it is built.
+struct Mounted {
+  Mounted(Runtime& r, Target t, fuse::MountPoint p)
+      : runtime(r),
+        target(std::move(t)),
+        point(std::move(p)),
+        transport(r.executor, r.random, {}),
+        admin(transport, [this] { return status(); }),
+        changed(r.executor) {}
+
+  nlohmann::json status() {
+    nlohmann::json status{{"what", absl::StrCat("mount of ", target.text, " at ", point.directory)},
+                          {"pid", ::getpid()}};
+    if (mount) status["mount"] = report(mount->status());
+    if (source) source->report_to(status);
+    return status;
+  }
+
+  Runtime& runtime;
+  const Target target;
+  const fuse::MountPoint point;
+  os::AsioTransport transport;
+  AdminServer admin;
+  std::unique_ptr<MountSource> source;
+  std::unique_ptr<fuse::Session> session;
+  std::unique_ptr<mount::Mount> mount;
+  Event changed;
+  int signals = 0;
+  bool ended = false;
+  TaskScope tasks;
+};
+
+Task<Status> start(Mounted& mounted, mount::MountOptions options) {
+  CO_TRY(mounted.source, make_source(mounted.runtime, mounted.transport, mounted.target));
+  CO_TRY_STATUS(co_await mounted.source->start(options.join_timeout));
+  fuse::SessionOptions session;
+  session.mount_point = mounted.point;
+  session.poll_before_sleeping = true;
+  CO_TRY(mounted.session, fuse::Session::open(mounted.runtime.executor, std::move(session)));
+  mounted.mount = std::make_unique<mount::Mount>(
+      mounted.runtime.world(), mounted.source->disk(), mounted.source->transport(),
+      mounted.source->lock_server(), mounted.session->kernel_cache(), std::move(options));
+  CO_TRY_STATUS(co_await mounted.mount->start());
+  mounted.session->start(mounted.mount->operations(), [&mounted] {
+    mounted.ended = true;
+    mounted.changed.notify_all();
+  });
+  AdminServer::listen_for(mounted.transport, mounted.point.directory);
+  if (!mounted.target.is_address) AdminServer::listen_for(mounted.transport, mounted.target.text);
+  co_return Status{};
+}
+
+// After the first signal: unmounts, at once if nothing is open, else when the grace is over.
+Task<void> unmount_when_asked(Mounted& mounted) {
+  while (mounted.signals == 0) co_await mounted.changed.next();
+  const Status unmounted = co_await mounted.session->unmount(/*lazily=*/false);
+  if (unmounted) co_return;
+  log_warning(absl::StrCat(mounted.point.directory, ": ", unmounted.error().message(),
+                           "; detached, it ends in 5 s or at the next signal"));
+  const Status detached = co_await mounted.session->unmount(/*lazily=*/true);
+  if (!detached) log_error(detached.error().message());
+  mounted.runtime.executor.at(mounted.runtime.executor.now() + grace_for_open_files, [&mounted] {
+    ++mounted.signals;
+    mounted.changed.notify_all();
+  });
+  while (mounted.signals < 2 && !mounted.ended) co_await mounted.changed.next();
+  if (mounted.ended) co_return;
+  const Status aborted = mounted.session->abort();
+  if (!aborted) log_error(aborted.error().message());
+}
+
+Task<Status> stop(Mounted& mounted) {
+  CO_TRY_STATUS(co_await mounted.mount->stop());
+  co_return co_await mounted.source->stop();
+}
+
+Task<Status> mount_until_ended(Mounted& mounted, mount::MountOptions options, Launch& launch) {
+  CO_TRY_STATUS(co_await start(mounted, std::move(options)));
+  launch.ready("");
+  log_info(absl::StrCat("mounted ", mounted.target.text, " at ", mounted.point.directory));
+  mounted.tasks.spawn(unmount_when_asked(mounted));
+  while (!mounted.ended) co_await mounted.changed.next();
+  log_info("unmounted; writing everything back");
+  const Status stopped = co_await stop(mounted);
+  mounted.admin.ended(stopped);
+  if (stopped) log_info("all is written");
+  co_return stopped;
+}
+
+// What can be found wrong before anything starts.
+Result<Target> check(const Arguments& arguments, fuse::MountPoint& point) {
+  TRY(Target target, resolve(arguments.target));
+  TRY(point.directory, directory_path(arguments.directory));
+  if (is_mounted(point.directory)) {
+    return fail(Errc::busy, absl::StrCat(point.directory, ": something is mounted here already"));
+  }
+  if (!target.is_address && (absl::StartsWith(point.directory + "/", target.text + "/") ||
+                             absl::StartsWith(target.text + "/", point.directory + "/"))) {
+    return fail(Errc::invalid, "store and mount point are inside one another");
+  }
+  point.source = target.text;
+  return target;
+}
+
+Exit run(const Arguments& arguments) {
+  fuse::MountPoint point;
+  const std::string wrong = apply_options(arguments.options, point);
+  if (!wrong.empty()) {
+    complain(wrong);
+    return Exit::usage;
+  }
+  auto target = check(arguments, point);
+  if (!target) return complain(target.error());
+  LaunchOptions launch_options = arguments.launch;
+  launch_options.name = absl::StrCat("mount ", point.directory);
+  Launch launch(launch_options);
+
+  mount::MountOptions options;
+  options.label = absl::StrCat(host_name(), ":", point.directory);
+  options.cache_size = arguments.cache_size;
+  options.join_timeout =
+      std::chrono::milliseconds(static_cast<std::int64_t>(arguments.patience_seconds * 1000));
+  Runtime runtime;
+  Mounted mounted(runtime, std::move(*target), std::move(point));
+  runtime.on_signal([&mounted](int signal) {
+    log_info(absl::StrCat("signal ", signal));
+    ++mounted.signals;
+    mounted.changed.notify_all();
+  });
+  const Status ended =
+      runtime.executor.run_until_done(mount_until_ended(mounted, std::move(options), launch));
+  if (!ended) return launch.failed(ended.error());
+  return Exit::ok;
+}
+
+}  // namespace
+
+void add_mount(CLI::App& app, Exit& exit) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command =
+      app.add_subcommand("mount", "Mount a store of this machine, or what a server shares");
+  command->footer(
+      "Returns when the mount can be used; the daemon stays until it is unmounted. Options of -o:\n"
+      "ro, rw, suid, nosuid, dev, nodev, exec, noexec (default: rw,nosuid,nodev,exec).");
+  command
+      ->add_option("TARGET", arguments->target,
+                   "a store (an existing directory), or HOST:PORT of `plumeria serve`")
+      ->required();
+  command->add_option("DIR", arguments->directory, "the mount point, an existing directory")
+      ->required();
+  command->add_option("-o", arguments->options, "mount options, separated by commas")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--cache-size", arguments->cache_size,
+                   "bytes of memory for metadata and for data not yet written, e.g. 512M")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::uint64_t{8} << 20, std::uint64_t{1} << 50))
+      ->default_str("256M");
+  command
+      ->add_option("--timeout", arguments->patience_seconds, "seconds to try to reach the server")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->capture_default_str();
+  add_launch_options(*command, arguments->launch);
+  command->callback([arguments, &exit] { exit = run(*arguments); });
+}
+
+}  // namespace plumeria::cli
