@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <random>
+#include "base/seeded_random.h"
 
 namespace plumeria::format {
 namespace {
@@ -73,7 +73,7 @@ TEST(LogRecord, DeltaOfVersionAloneIsEmpty) {
 }
 
 TEST(LogRecord, RandomDeltasApply) {
-  std::mt19937_64 random(1);
+  SeededRandom random(1);
   for (int round = 0; round < 2000; ++round) {
     Bytes before = block_of_version(9);
     for (auto& b : MutableByteView(before).subspan(block_header_size)) b = std::byte(random() % 3);
@@ -126,7 +126,7 @@ TEST(LogRecord, SeveralChangesKeepTheirOrder) {
 
 // Whatever the bytes are: a result or an error, and what decodes applies within the block.
 TEST(LogRecord, DamagedRecordsAreRefusedOrHarmless) {
-  std::mt19937_64 random(2);
+  SeededRandom random(2);
   const Bytes before = block_of_version(5);
   Bytes after = before;
   set_version(after, 6);

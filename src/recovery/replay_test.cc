@@ -4,9 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <map>
-#include <random>
 
 #include "base/fault.h"
+#include "base/seeded_random.h"
 #include "format/log_record.h"
 #include "wal/log.h"
 #include "wal/log_reader.h"
@@ -29,7 +29,7 @@ disk::Address address_of(BlockId id) { return {disk::Segment{id.segment}, id.off
 Bytes block_at(BlockId id, std::uint64_t version) {
   Bytes block(block_size);
   format::format_block(block, format::BlockType::inode, id.number, version);
-  std::mt19937_64 random(1000 * id.number);
+  SeededRandom random(1000 * id.number);
   for (std::uint64_t v = 1; v <= version; ++v) {
     const std::size_t at = 600 + random() % 3000;
     for (std::size_t i = at; i < at + 100; ++i) block[i] = std::byte(v);
@@ -260,7 +260,7 @@ TEST_F(ReplayTest, AFailedWriteTrimsNothing) {
 TEST(ReplayPowerCut, EveryDurableVersionIsThereHoweverOftenItIsCut) {
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    std::mt19937_64 random(seed);
+    SeededRandom random(seed);
     struct State {
       std::uint64_t version = 0, durable = 0;
       std::uint32_t owner = 0;

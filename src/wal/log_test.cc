@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/seeded_random.h"
 #include "wal/log_reader.h"
 #include "wal/test_disk.h"
 
@@ -377,7 +378,7 @@ TEST_F(LogTest, AFinishedLogIsEmptyAndStartsAgain) {
 TEST(LogPowerCut, WhatWasDurableIsReadBackAndNothingElse) {
   for (std::uint64_t seed = 1; seed <= 100; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    std::mt19937_64 random(seed);
+    SeededRandom random(seed);
     TestDisk::Contents contents;
     for (std::uint64_t owner = 1; owner <= 3; ++owner) {
       std::vector<std::string> appended;

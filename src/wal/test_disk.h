@@ -7,25 +7,16 @@
 #include <algorithm>
 #include <map>
 #include <optional>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/async.h"
 #include "base/manual_executor.h"
+#include "base/seeded_random.h"
 #include "disk/disk.h"
 
 namespace plumeria::wal {
-
-class TestRandom : public Random {
- public:
-  explicit TestRandom(std::uint64_t seed) : engine_(seed) {}
-  std::uint64_t next() override { return engine_(); }
-
- private:
-  std::mt19937_64 engine_;
-};
 
 class TestDisk : public disk::VirtualDisk {
  public:
@@ -45,10 +36,10 @@ class TestDisk : public disk::VirtualDisk {
   Contents after_power_cut() {
     Contents left = durable_;
     std::vector<Write> unflushed = unflushed_;
-    std::shuffle(unflushed.begin(), unflushed.end(), engine_);
+    std::shuffle(unflushed.begin(), unflushed.end(), random_);
     for (const Write& write : unflushed) {
       for (std::size_t at = 0; at < write.data.size(); at += disk::sector) {
-        if (engine_() % 2 == 0) continue;
+        if (random_() % 2 == 0) continue;
         const std::size_t length = std::min<std::size_t>(disk::sector, write.data.size() - at);
         put(left, {write.to.segment, write.to.offset + at}, write.data.view().subspan(at, length));
       }
@@ -139,8 +130,7 @@ class TestDisk : public disk::VirtualDisk {
   }
 
   ManualExecutor& executor_;
-  TestRandom random_;
-  std::mt19937_64 engine_{random_.next()};
+  SeededRandom random_;
   Contents durable_, visible_;
   std::vector<Write> unflushed_;
 };
@@ -149,7 +139,7 @@ class TestDisk : public disk::VirtualDisk {
 class TestWorld {
  public:
   ManualExecutor executor;
-  TestRandom random{1};
+  SeededRandom random{1};
   World world{executor, random, executor};
 
   template <class T>
