@@ -12,6 +12,12 @@
 // takes no inode lock, because
 //             the revoked one is still held and nobody else pins it. Only read, write and setattr,
 //             between KernelCache::hold and KernelCache::release of this inode, while drop() runs.
+// Errc::again From read, write and a setattr of the size, with Access::normal: the inode's lock was
+//             being given up (Clerk::revoking) before the operation could pin it; nothing was done.
+//             The caller keeps the request until KernelCache::release and calls again. Such an
+//             operation never waits for a lock whose revoke has begun: the revoke may be waiting
+//             for the request's page. (One that waits since before that is served before the lock
+//             goes, as far as the mode that is held suffices.)
 // Threads     The executor's. Errors: POSIX halves of Errc; lost and unavailable become io in
 // `fuse`.
 #pragma once

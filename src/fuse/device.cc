@@ -1,0 +1,162 @@
+#include "fuse/device.h"
+
+#include <absl/strings/str_cat.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/check.h"
+
+namespace plumeria::fuse {
+
+namespace {
+
+constexpr char control_folder[] = "/sys/fs/fuse/connections";
+
+Error system_error(std::string what, int error) {
+  const Errc code = error == EPERM || error == EACCES ? Errc::not_permitted
+                    : error == ENOENT                 ? Errc::no_entry
+                    : error == EBUSY                  ? Errc::busy
+                                                      : Errc::io;
+  return Error{code, absl::StrCat(what, ": ", strerror(error))};
+}
+
+// The number of the connection is that of the mounted file system's device. It is read from
+// /proc/self/mountinfo, because stat(2) of the mount point would ask us, who do not answer yet.
+std::uint32_t connection_of(const std::string& directory) {
+  FILE* file = ::fopen("/proc/self/mountinfo", "re");
+  if (file == nullptr) return 0;
+  std::uint32_t found = 0;
+  char* line = nullptr;
+  std::size_t capacity = 0;
+  while (::getline(&line, &capacity, file) > 0) {
+    unsigned major_number = 0, minor_number = 0;
+    char mounted_on[4096];
+    if (::sscanf(line, "%*d %*d %u:%u %*s %4095s", &major_number, &minor_number, mounted_on) != 3) {
+      continue;
+    }
+    if (directory == mounted_on)
+      found = (major_number << 20) | minor_number;  // as the kernel counts
+  }
+  ::free(line);
+  ::fclose(file);
+  return found;
+}
+
+// As /proc writes it: blanks and backslashes as octal numbers.
+std::string escaped(const std::string& path) {
+  std::string out;
+  for (const char c : path) {
+    if (c == ' ' || c == '\t' || c == '\n' || c == '\\') {
+      char octal[5];
+      ::snprintf(octal, sizeof octal, "\\%03o",
+                 static_cast<unsigned>(static_cast<unsigned char>(c)));
+      out += octal;
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Device>> Device::open(const MountPoint& where) {
+  char resolved[PATH_MAX];
+  if (::realpath(where.directory.c_str(), resolved) == nullptr) {
+    return fail(system_error(absl::StrCat("mount point ", where.directory), errno));
+  }
+  struct stat status {};
+  if (::stat(resolved, &status) != 0) {
+    return fail(system_error(absl::StrCat("mount point ", where.directory), errno));
+  }
+  if (!S_ISDIR(status.st_mode)) {
+    return fail(Errc::not_directory, absl::StrCat("mount point ", where.directory));
+  }
+  const int fd = ::open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return fail(system_error("cannot open /dev/fuse", errno));
+
+  unsigned long flags = 0;
+  if (!where.allow_suid) flags |= MS_NOSUID | MS_NODEV;
+  if (where.read_only) flags |= MS_RDONLY;
+  if (where.no_exec) flags |= MS_NOEXEC;
+  const std::string options =
+      absl::StrCat("fd=", fd, ",rootmode=40000,user_id=", ::getuid(), ",group_id=", ::getgid(),
+                   ",default_permissions,allow_other,max_read=", 1u << 20);
+  if (::mount(where.source.c_str(), resolved, "fuse.plumeria", flags, options.c_str()) != 0) {
+    const int error = errno;
+    ::close(fd);
+    return fail(system_error(absl::StrCat("cannot mount at ", where.directory), error));
+  }
+  return std::unique_ptr<Device>(new Device(fd, resolved, connection_of(escaped(resolved))));
+}
+
+Device::~Device() {
+  if (mounted_) ::umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+  ::close(fd_);
+}
+
+Result<std::size_t> Device::read(MutableByteView buffer) {
+  for (;;) {
+    const ssize_t length = ::read(fd_, buffer.data(), buffer.size());
+    if (length > 0) return static_cast<std::size_t>(length);
+    if (length == 0) return fail(Errc::shut_down, directory_);
+    switch (errno) {
+      case EAGAIN:
+        return 0;
+      case EINTR:
+      case ENOENT:
+        continue;  // ENOENT: the request was interrupted before we saw it.
+      case ENODEV:
+      case ECONNABORTED:
+        return fail(Errc::shut_down, directory_);
+      default:
+        return fail(system_error(absl::StrCat("reading requests of ", directory_), errno));
+    }
+  }
+}
+
+int Device::reply(std::span<const iovec> parts) {
+  for (;;) {
+    if (::writev(fd_, parts.data(), static_cast<int>(parts.size())) >= 0) return 0;
+    if (errno != EINTR) return errno;
+  }
+}
+
+int Device::notify(ByteView message) const {
+  for (;;) {
+    if (::write(fd_, message.data(), message.size()) >= 0) return 0;
+    if (errno != EINTR) return errno;
+  }
+}
+
+Status Device::abort() {
+  const std::string path = absl::StrCat(control_folder, "/", connection_, "/abort");
+  int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  if (fd < 0) {
+    ::mount("fusectl", control_folder, "fusectl", 0, nullptr);
+    fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
+  }
+  if (fd < 0) return fail(system_error(absl::StrCat("cannot open ", path), errno));
+  const bool written = ::write(fd, "1", 1) == 1;
+  const int error = errno;
+  ::close(fd);
+  if (!written) return fail(system_error(absl::StrCat("cannot write ", path), error));
+  return {};
+}
+
+Status Device::unmount(bool lazily) {
+  if (::umount2(directory_.c_str(), (lazily ? MNT_DETACH : 0) | UMOUNT_NOFOLLOW) != 0) {
+    return fail(system_error(absl::StrCat("cannot unmount ", directory_), errno));
+  }
+  mounted_ = false;
+  return {};
+}
+
+}  // namespace plumeria::fuse

@@ -1,0 +1,63 @@
+// One FUSE connection: /dev/fuse opened and mounted, and the bytes that go through it.
+//
+// Threads     read() and reply() belong to the executor's thread; notify() may be called from any
+//             thread and may block until the kernel has let go of what it is told to forget.
+// Danger      A thread that is blocked in notify() cannot be killed, and neither can its process.
+//             abort() is the only way out: every request and notification then fails.
+// Ownership   Owns the file descriptor and the mount.
+#pragma once
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/bytes.h"
+#include "base/result.h"
+
+namespace plumeria::fuse {
+
+struct MountPoint {
+  std::string source;     // what /proc/mounts and df show
+  std::string directory;  // an existing directory
+  bool read_only = false;
+  bool allow_suid = false;  // else nosuid and nodev
+  bool no_exec = false;
+};
+
+class Device {
+ public:
+  // Errors name the directory and the reason.
+  static Result<std::unique_ptr<Device>> open(const MountPoint& where);
+  ~Device();  // Unmounts lazily if it is still mounted.
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  int fd() const { return fd_; }
+  // Number of bytes of one request; 0: none is waiting; Errc::shut_down: unmounted or aborted.
+  Result<std::size_t> read(MutableByteView buffer);
+  // An errno, 0 when the kernel took it. ENOENT: the request was interrupted and is gone.
+  int reply(std::span<const iovec> parts);
+  int notify(ByteView message) const;
+
+  // The name of the connection in /sys/fs/fuse/connections.
+  std::uint32_t connection() const { return connection_; }
+  // Ends the connection at once. Needs fusectl; it is mounted if it is not.
+  Status abort();
+  // umount(2), which can block on requests to us: never on the executor's thread.
+  Status unmount(bool lazily);
+
+ private:
+  Device(int fd, std::string directory, std::uint32_t connection)
+      : fd_(fd), directory_(std::move(directory)), connection_(connection) {}
+
+  int fd_;
+  std::string directory_;
+  std::uint32_t connection_;
+  bool mounted_ = true;
+};
+
+}  // namespace plumeria::fuse

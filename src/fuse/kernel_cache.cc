@@ -1,0 +1,408 @@
+#include "fuse/kernel_cache.h"
+
+#include <absl/strings/str_cat.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/fault.h"
+#include "base/log.h"
+#include "base/number.h"
+
+namespace plumeria::fuse {
+
+namespace {
+
+constexpr Duration look_interval = 100us;
+constexpr std::uint32_t rounds_before_backing_off = 8;
+constexpr Duration unknown_inode_patience = 1s;
+constexpr Duration listing_patience = 200ms;
+constexpr std::size_t own_threads_max = 8;
+constexpr std::size_t batch_size = 256;
+
+Bytes forget_range(fs::InodeNumber inode, Range range) {
+  const bool to_end = range.end > static_cast<std::uint64_t>(INT64_MAX);
+  return forget_inode(raw(inode), static_cast<std::int64_t>(range.begin),
+                      to_end ? 0 : static_cast<std::int64_t>(range.end - range.begin));
+}
+
+// Whether a thread has left the reading of a directory. Unknown counts as no.
+bool has_left_getdents(std::uint32_t thread) {
+  const int fd = ::open(absl::StrCat("/proc/", thread, "/syscall").c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return true;  // It has ended, or hides.
+  char text[128];
+  const ssize_t length = ::read(fd, text, sizeof text - 1);
+  ::close(fd);
+  if (length <= 0) return true;
+  text[length] = '\0';
+  if (text[0] == 'r') return false;  // "running"
+  const long call = ::strtol(text, nullptr, 10);
+  return call != 78 && call != 217;  // getdents, getdents64
+}
+
+}  // namespace
+
+// Shared by a coroutine, the job's end and a timer; whoever comes later finds it still there.
+struct KernelCache::Watch {
+  explicit Watch(Executor& executor) : changed(executor) {}
+  Event changed;
+  bool done = false;
+
+  static Notifier::JobPointer start(Notifier& notifier, const std::shared_ptr<Watch>& watch,
+                                    std::vector<Bytes> messages) {
+    return notifier.start(std::move(messages), [watch] {
+      watch->done = true;
+      watch->changed.notify_all();
+    });
+  }
+  // Until the job is done or it is time to look at it.
+  static Task<void> wait(os::RealExecutor* executor, std::shared_ptr<Watch> watch) {
+    const TimerId timer =
+        executor->at(executor->now() + look_interval, [watch] { watch->changed.notify_all(); });
+    co_await watch->changed.next();
+    executor->cancel(timer);
+  }
+  static Task<void> wait_until_done(std::shared_ptr<Watch> watch) {
+    while (!watch->done) co_await watch->changed.next();
+  }
+};
+
+KernelCache::KernelCache(os::RealExecutor& executor, const Device& device, std::size_t threads_max,
+                         absl::AnyInvocable<void()> drain)
+    : executor_(executor),
+      device_(device),
+      drain_(std::move(drain)),
+      notifier_(executor, device, threads_max),
+      own_notifier_(executor, device, own_threads_max) {}
+
+PageGate* KernelCache::gate(fs::InodeNumber inode) {
+  const auto found = gates_.find(inode);
+  return found == gates_.end() ? nullptr : &found->second;
+}
+
+void KernelCache::forget_gate_if_idle(fs::InodeNumber inode) {
+  const auto found = gates_.find(inode);
+  if (found != gates_.end() && found->second.idle()) gates_.erase(found);
+}
+
+void KernelCache::hold(fs::InodeNumber inode) { gates_[inode].hold(); }
+
+void KernelCache::release(fs::InodeNumber inode) {
+  answer(gates_[inode].release(), fs::Access::normal);
+  forget_gate_if_idle(inode);
+}
+
+void KernelCache::answer(const std::vector<std::uint64_t>& uniques, fs::Access access) {
+  for (const std::uint64_t unique : uniques) {
+    const auto found = turns_.find(unique);
+    CHECK(found != turns_.end());
+    found->second.set(access);
+    turns_.erase(found);
+  }
+}
+
+Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
+  if (stopped_ || planted(Fault::kernel_invalidation_left_out)) co_return;
+  if (what.names) co_await drop_names(inode);
+  const PageGate* pages = gate(inode);
+  // Without a READ or WRITE since the last time, and without one who may write, there are no pages.
+  const bool may_have_pages =
+      (pages != nullptr && pages->may_have_pages()) || writable_.contains(inode);
+  if (what.pages && may_have_pages) {
+    co_await drop_pages(inode);
+  } else if (what.attributes || what.pages) {
+    co_await drop_attributes(inode);
+  }
+}
+
+// INC_EPOCH and the invalidation of a directory wait for nobody, not even for a LOOKUP that we have
+// not answered; expiring single names does (docs/kernel.md, "Names").
+Task<void> KernelCache::drop_names(fs::InodeNumber inode) {
+  co_await wait_until_listings_are_taken(inode);
+#ifdef PLUMERIA_PLANTED_FAULTS
+  if (planted(Fault::fuse_expire_entry_instead_of_epoch)) {
+    std::vector<Bytes> messages;
+    for (const std::string& name : names_[inode]) {
+      messages.push_back(forget_entry(raw(inode), name, true));
+    }
+    messages.push_back(forget_inode(raw(inode), 0, 0));
+    co_await drop_batch(std::move(messages));
+    co_return;
+  }
+#endif
+  if (has_epoch_) {
+    ++statistics_.epochs;
+    device_.notify(new_epoch());
+  }
+  co_await tell_at_once(inode, forget_inode(raw(inode), 0, 0));
+}
+
+Task<void> KernelCache::drop_attributes(fs::InodeNumber inode) {
+  // An inode that is being evicted with dirty pages makes even this wait, until we have taken them.
+  const bool may_be_dirty = gates_.contains(inode) || writable_.contains(inode);
+  if (!may_be_dirty) {
+    co_await tell_at_once(inode, forget_attributes(raw(inode)));
+    co_return;
+  }
+  for (std::uint32_t times = 0;; ++times) {
+    auto watch = std::make_shared<Watch>(executor_);
+    std::vector<Bytes> messages;
+    messages.push_back(forget_attributes(raw(inode)));
+    const auto job = Watch::start(notifier_, watch, std::move(messages));
+    co_await Watch::wait_until_done(watch);
+    if (!Notifier::any_unknown(*job) || !known(inode) || stopped_) co_return;
+    co_await back_off(times);
+  }
+}
+
+Task<void> KernelCache::tell_at_once(fs::InodeNumber inode, Bytes message) {
+  const TimePoint patience = executor_.now() + unknown_inode_patience;
+  for (std::uint32_t times = 0;; ++times) {
+    // The kernel does not know the inode, but will as soon as it has taken our reply that names it.
+    if (device_.notify(message) != ENOENT || !known(inode) || stopped_) co_return;
+    if (executor_.now() > patience) {
+      log_warning(absl::StrCat("the kernel does not know inode ", raw(inode),
+                               " although it has not forgotten it"));
+      co_return;
+    }
+    co_await back_off(times);
+  }
+}
+
+Task<void> KernelCache::back_off(std::uint32_t times) {
+  ++statistics_.unknown_retries;
+  return sleep_until(executor_, executor_.now() + Duration(50us) * (1u << std::min(times, 5u)));
+}
+
+Task<void> KernelCache::drop_pages(fs::InodeNumber inode) {
+  const TimePoint began = executor_.now();
+  PageGate& pages = gates_[inode];  // It stays where it is, and is not idle until end_drop().
+  ++statistics_.drops;
+  const std::vector<std::uint64_t> dirty = pages.begin_drop();
+  answering_[inode] += static_cast<std::uint32_t>(dirty.size());
+  answer(dirty, fs::Access::under_revoke);
+  std::vector<Range> ranges(1);
+  for (std::uint32_t round = 0; !ranges.empty() && !stopped_; ++round) {
+    ++statistics_.rounds;
+    if (round >= rounds_before_backing_off) {
+      const std::uint32_t doublings = std::min(round - rounds_before_backing_off, 5u);
+      co_await sleep_until(executor_, executor_.now() + Duration(200us) * (1u << doublings));
+    }
+    co_await invalidate_round(inode, std::move(ranges));
+    ranges = pages.next_round();
+  }
+  pages.end_drop();
+  const Duration took = executor_.now() - began;
+  statistics_.longest_drop = std::max(statistics_.longest_drop, took);
+  if (took > 1s) {
+    log_warning(absl::StrCat("giving up the pages of inode ", raw(inode), " took ",
+                             std::chrono::duration_cast<std::chrono::milliseconds>(took).count(),
+                             " ms"));
+  }
+}
+
+Task<void> KernelCache::invalidate_round(fs::InodeNumber inode, std::vector<Range> ranges) {
+  PageGate& pages = gates_[inode];
+  for (std::uint32_t times = 0;; ++times) {
+    auto watch = std::make_shared<Watch>(executor_);
+    std::vector<Bytes> messages;
+    for (const Range& range : ranges) messages.push_back(forget_range(inode, range));
+    const auto job = Watch::start(notifier_, watch, std::move(messages));
+    while (!watch->done) {
+      co_await Watch::wait(&executor_, watch);
+      if (watch->done) break;
+      drain_();
+      if (answering_.contains(inode)) continue;  // What we answer already may be what blocks.
+      if (!Notifier::sleeps_without_progress(*job)) continue;
+      ++statistics_.blocked;
+      const std::vector<std::uint64_t> answers = pages.blocked();
+      if (answers.empty()) continue;
+      statistics_.answered += answers.size();
+      answering_[inode] += static_cast<std::uint32_t>(answers.size());
+      answer(answers, fs::Access::under_revoke);
+    }
+    if (!Notifier::any_unknown(*job) || !known(inode) || stopped_) co_return;
+    co_await back_off(times);
+  }
+}
+
+PageGate::Verdict KernelCache::arrives(fs::InodeNumber inode, const DataRequest& request) {
+  if (stopped_) return PageGate::Verdict::run;
+  const PageGate::Verdict verdict = gates_[inode].arrives(request);
+  if (verdict == PageGate::Verdict::keep) {
+    turns_.emplace(request.unique, Promise<fs::Access>(executor_));
+  } else if (verdict == PageGate::Verdict::run_under_revoke) {
+    ++statistics_.answered;
+    ++answering_[inode];
+  }
+  return verdict;
+}
+
+Task<fs::Access> KernelCache::turn(std::uint64_t unique) {
+  const auto found = turns_.find(unique);
+  CHECK(found != turns_.end());
+  auto future = found->second.future();
+  const fs::Access access = co_await future;
+  co_return access;
+}
+
+void KernelCache::withdraw(fs::InodeNumber inode) {
+  if (PageGate* pages = gate(inode)) pages->withdrawn();
+}
+
+bool KernelCache::must_invalidate(fs::InodeNumber inode, const DataRequest& request,
+                                  Range where_it_went) {
+  PageGate* pages = gate(inode);
+  return pages != nullptr && !stopped_ &&
+         !pages->invalidate_before_reply(request, where_it_went).empty();
+}
+
+Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest request,
+                                       Range where_it_went) {
+  ++statistics_.own_ranges;
+  std::vector<Bytes> whole, parts;
+  for (const auto& own : gates_[inode].invalidate_before_reply(request, where_it_went)) {
+    (own.may_wait_for_reply ? parts : whole).push_back(forget_range(inode, own.range));
+  }
+  if (!whole.empty()) co_await drop_batch(std::move(whole));
+  for (Bytes& part : parts) {
+    auto watch = std::make_shared<Watch>(executor_);
+    std::vector<Bytes> messages;
+    messages.push_back(std::move(part));
+    const auto job = Watch::start(own_notifier_, watch, std::move(messages));
+    while (!watch->done) {
+      co_await Watch::wait(&executor_, watch);
+      if (watch->done) break;
+      drain_();
+      // Then the WRITE itself keeps the page locked, which therefore is not up to date; or a READ
+      // does, which comes after the WRITE.
+      if (Notifier::sleeps_without_progress(*job)) break;
+    }
+  }
+}
+
+void KernelCache::replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access) {
+  if (PageGate* pages = gate(inode)) pages->replying(request);
+  if (access != fs::Access::under_revoke) return;
+  const auto found = answering_.find(inode);
+  if (found != answering_.end() && --found->second == 0) answering_.erase(found);
+}
+
+void KernelCache::looked_up(fs::InodeNumber inode) { ++lookups_[inode]; }
+
+bool KernelCache::forgotten(fs::InodeNumber inode, std::uint64_t count) {
+  const auto found = lookups_.find(inode);
+  if (found == lookups_.end()) return false;
+  if (found->second > count) {
+    found->second -= count;
+    return false;
+  }
+  lookups_.erase(found);
+  const auto pages = gates_.find(inode);
+  if (pages != gates_.end() && pages->second.quiet()) gates_.erase(pages);
+  return true;
+}
+
+void KernelCache::opened(fs::InodeNumber inode, bool writable) {
+  if (writable) ++writable_[inode];
+}
+
+void KernelCache::closed(fs::InodeNumber inode, bool writable) {
+  if (!writable) return;
+  const auto found = writable_.find(inode);
+  if (found != writable_.end() && --found->second == 0) writable_.erase(found);
+}
+
+void KernelCache::listing_sent(fs::InodeNumber directory, std::uint32_t thread) {
+  if (thread != 0) listings_[thread] = directory;
+}
+
+void KernelCache::thread_seen(std::uint32_t thread) {
+  if (!listings_.empty()) listings_.erase(thread);
+}
+
+Task<void> KernelCache::wait_until_listings_are_taken(fs::InodeNumber directory) {
+  const TimePoint patience = executor_.now() + listing_patience;
+  while (executor_.now() < patience && !stopped_) {
+    bool waiting = false;
+    for (auto it = listings_.begin(); it != listings_.end();) {
+      if (it->second != directory) {
+        ++it;
+      } else if (has_left_getdents(it->first)) {
+        it = listings_.erase(it);
+      } else {
+        waiting = true;
+        ++it;
+      }
+    }
+    if (!waiting) co_return;
+    co_await sleep_until(executor_, executor_.now() + Duration(50us));
+  }
+  std::erase_if(listings_, [&](const auto& entry) { return entry.second == directory; });
+}
+
+Task<void> KernelCache::drop_batch(std::vector<Bytes> messages) {
+  auto watch = std::make_shared<Watch>(executor_);
+  Watch::start(own_notifier_, watch, std::move(messages));
+  co_await Watch::wait_until_done(watch);
+}
+
+Task<void> KernelCache::drop_one(fs::InodeNumber inode) {
+  hold(inode);
+  co_await drop_pages(inode);
+  release(inode);
+}
+
+Task<void> KernelCache::drop_everything(TimePoint deadline) {
+  if (stopped_) co_return;
+  if (has_epoch_) device_.notify(new_epoch());
+  std::vector<fs::InodeNumber> all;
+  all.reserve(lookups_.size() + 1);
+  all.push_back(fs::root_inode);
+  for (const auto& [inode, count] : lookups_) all.push_back(inode);
+  std::sort(all.begin(), all.end());
+  std::vector<Bytes> plain;
+  auto waiting = std::make_shared<Watch>(executor_);
+  auto left = std::make_shared<std::size_t>(1);
+  struct Run {
+    static Task<void> one(Task<void> task, std::shared_ptr<std::size_t> count,
+                          std::shared_ptr<Watch> watch) {
+      co_await task;
+      if (--*count > 0) co_return;
+      watch->done = true;
+      watch->changed.notify_all();
+    }
+  };
+  auto run = [&](Task<void> task) {
+    ++*left;
+    tasks_.spawn(Run::one(std::move(task), left, waiting));
+  };
+  for (const fs::InodeNumber inode : all) {
+    const PageGate* pages = gate(inode);
+    if (pages != nullptr && pages->holding()) continue;  // Its own revoke does it.
+    if (pages != nullptr || writable_.contains(inode)) {
+      run(drop_one(inode));
+      continue;
+    }
+    plain.push_back(forget_inode(raw(inode), 0, 0));
+    if (plain.size() == batch_size) run(drop_batch(std::exchange(plain, {})));
+  }
+  if (!plain.empty()) run(drop_batch(std::move(plain)));
+  if (--*left == 0) co_return;
+  const TimerId timer = executor_.at(deadline, [waiting] {
+    waiting->done = true;
+    waiting->changed.notify_all();
+  });
+  co_await Watch::wait_until_done(waiting);
+  executor_.cancel(timer);
+}
+
+void KernelCache::stop() {
+  stopped_ = true;
+  for (auto& [unique, promise] : std::exchange(turns_, {})) promise.set(fs::Access::normal);
+}
+
+}  // namespace plumeria::fuse

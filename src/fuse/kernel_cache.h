@@ -1,0 +1,128 @@
+// What the kernel of one mount has cached, and how it is made to forget: mount::KernelCache over a
+// FUSE connection. docs/kernel.md explains the protocol; PageGate decides, this part does.
+//
+// Threads     The executor's; notifications that can block run on the Notifier's threads.
+// Ownership   Borrows executor and device, which outlive it.
+// Errors      None reach the callers: a kernel that cannot be told (the connection was aborted or
+//             unmounted) caches nothing any more.
+#pragma once
+
+#include <absl/container/flat_hash_map.h>
+#include <absl/container/node_hash_map.h>
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "base/async.h"
+#include "fuse/notifier.h"
+#include "fuse/page_gate.h"
+#include "mount/kernel_cache.h"
+
+namespace plumeria::fuse {
+
+struct CacheStatistics {
+  std::uint64_t drops = 0;            // of pages
+  std::uint64_t rounds = 0;           // invalidations that these took
+  std::uint64_t blocked = 0;          // times that one waited for a request
+  std::uint64_t answered = 0;         // requests answered under a lock that was being given up
+  std::uint64_t own_ranges = 0;       // WRITEs that had to invalidate their own pages
+  std::uint64_t epochs = 0;           // times that all names were made to be looked up again
+  std::uint64_t unknown_retries = 0;  // invalidations repeated because a reply was on its way
+  Duration longest_drop{};
+};
+
+class KernelCache final : public mount::KernelCache {
+ public:
+  // `drain` handles every request that waits in the device; it is called before a look at a thread.
+  KernelCache(os::RealExecutor& executor, const Device& device, std::size_t threads_max,
+              absl::AnyInvocable<void()> drain);
+
+  void hold(fs::InodeNumber inode) override;
+  Task<void> drop(fs::InodeNumber inode, mount::What what) override;
+  void release(fs::InodeNumber inode) override;
+  Task<void> drop_everything(TimePoint deadline) override;
+
+  // The kernel said what protocol it speaks.
+  void set_has_epoch(bool has_epoch) { has_epoch_ = has_epoch; }
+  // Whether names may be cached at all: only if they can all be made stale at once.
+  bool may_cache_names() const { return has_epoch_; }
+
+  // A data request has arrived (or comes back, because the lock went before it could be used). If
+  // it is not to run at once, wait for its turn: `co_await turn(inode, request)`.
+  PageGate::Verdict arrives(fs::InodeNumber inode, const DataRequest& request);
+  Task<fs::Access> turn(std::uint64_t unique);
+  // It ran normally, but found the lock being given up and did nothing; it arrives again.
+  void withdraw(fs::InodeNumber inode);
+  // What a WRITE needs before its reply. Fast when nothing disturbed it.
+  bool must_invalidate(fs::InodeNumber inode, const DataRequest& request, Range where_it_went);
+  Task<void> invalidate_own(fs::InodeNumber inode, DataRequest request, Range where_it_went);
+  // Its reply goes out now; `access` is what it ran with.
+  void replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access);
+
+  // Lookup counts: each reply that names an inode adds one, FORGET takes them away.
+  void looked_up(fs::InodeNumber inode);
+  // Whether that was the last.
+  bool forgotten(fs::InodeNumber inode, std::uint64_t count);
+  void opened(fs::InodeNumber inode, bool writable);
+  void closed(fs::InodeNumber inode, bool writable);
+
+  // A listing was sent to this thread, which may not have put it into the cache yet.
+  void listing_sent(fs::InodeNumber directory, std::uint32_t thread);
+  // Any later request of the thread shows that it has.
+  void thread_seen(std::uint32_t thread);
+
+  // The connection is gone: whatever waits goes on.
+  void stop();
+
+  const CacheStatistics& statistics() const { return statistics_; }
+
+#ifdef PLUMERIA_PLANTED_FAULTS
+  void name_seen(fs::InodeNumber parent, const std::string& name) { names_[parent].insert(name); }
+#endif
+
+ private:
+  // Wakes a coroutine that waits for a job, or looks at it from time to time.
+  struct Watch;
+
+  PageGate* gate(fs::InodeNumber inode);
+  void forget_gate_if_idle(fs::InodeNumber inode);
+  void answer(const std::vector<std::uint64_t>& uniques, fs::Access access);
+  bool known(fs::InodeNumber inode) const { return lookups_.contains(inode); }
+
+  Task<void> drop_names(fs::InodeNumber inode);
+  Task<void> drop_pages(fs::InodeNumber inode);
+  Task<void> drop_attributes(fs::InodeNumber inode);
+  Task<void> invalidate_round(fs::InodeNumber inode, std::vector<Range> ranges);
+  Task<void> wait_until_listings_are_taken(fs::InodeNumber directory);
+  Task<void> drop_batch(std::vector<Bytes> messages);
+  Task<void> drop_one(fs::InodeNumber inode);
+  // Tells the kernel on this thread. Only for what cannot block: see docs/kernel.md.
+  Task<void> tell_at_once(fs::InodeNumber inode, Bytes message);
+  Task<void> back_off(std::uint32_t times);
+
+  os::RealExecutor& executor_;
+  const Device& device_;
+  absl::AnyInvocable<void()> drain_;
+  bool has_epoch_ = false;
+  bool stopped_ = false;
+
+  absl::node_hash_map<fs::InodeNumber, PageGate> gates_;           // never iterated
+  absl::flat_hash_map<fs::InodeNumber, std::uint64_t> lookups_;    // iterated only to collect
+  absl::flat_hash_map<fs::InodeNumber, std::uint32_t> writable_;   // open writable handles
+  std::map<std::uint64_t, Promise<fs::Access>> turns_;             // kept requests
+  absl::flat_hash_map<fs::InodeNumber, std::uint32_t> answering_;  // run under a revoke
+  std::map<std::uint32_t, fs::InodeNumber> listings_;              // by thread
+  CacheStatistics statistics_;
+#ifdef PLUMERIA_PLANTED_FAULTS
+  std::map<fs::InodeNumber, std::set<std::string>> names_;
+#endif
+  // Last, so that their threads end first. WRITEs that invalidate their own pages have threads of
+  // their own, because an invalidation that holds a thread may wait for such a WRITE's reply.
+  Notifier notifier_;
+  Notifier own_notifier_;
+  TaskScope tasks_;
+};
+
+}  // namespace plumeria::fuse

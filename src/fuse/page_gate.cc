@@ -1,0 +1,188 @@
+#include "fuse/page_gate.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/fault.h"
+
+namespace plumeria::fuse {
+
+namespace {
+
+constexpr std::uint64_t page_mask = page_size - 1;
+
+std::uint64_t round_up(std::uint64_t offset) {
+  return offset > Range::no_end - page_mask ? Range::no_end : (offset + page_mask) & ~page_mask;
+}
+
+}  // namespace
+
+Range pages_touched(Range range) {
+  if (range.empty()) return {0, 0};
+  return {range.begin & ~page_mask, round_up(range.end)};
+}
+
+Range pages_covered(Range range) {
+  if (range.empty()) return {0, 0};
+  return {round_up(range.begin), range.end == Range::no_end ? range.end : range.end & ~page_mask};
+}
+
+void RangeSet::add(Range range) {
+  if (range.empty()) return;
+  auto first = std::find_if(ranges_.begin(), ranges_.end(),
+                            [&](const Range& r) { return r.end >= range.begin; });
+  auto last = first;
+  for (; last != ranges_.end() && last->begin <= range.end; ++last) {
+    range.begin = std::min(range.begin, last->begin);
+    range.end = std::max(range.end, last->end);
+  }
+  first = ranges_.erase(first, last);
+  ranges_.insert(first, range);
+  if (ranges_.size() > limit) {
+    const Range all{ranges_.front().begin, ranges_.back().end};
+    ranges_.assign(1, all);
+  }
+}
+
+void RangeSet::remove(Range range) {
+  if (range.empty()) return;
+  std::vector<Range> left;
+  for (const Range& r : ranges_) {
+    const Range before{r.begin, std::min(r.end, range.begin)};
+    const Range after{std::max(r.begin, range.end), r.end};
+    if (!before.empty()) left.push_back(before);
+    if (!after.empty()) left.push_back(after);
+  }
+  ranges_ = std::move(left);
+}
+
+bool RangeSet::overlaps(Range range) const {
+  if (range.empty()) return false;
+  return std::any_of(ranges_.begin(), ranges_.end(),
+                     [&](const Range& r) { return r.begin < range.end && range.begin < r.end; });
+}
+
+PageGate::Verdict PageGate::arrives(const DataRequest& request) {
+  ++under_way_;
+  if (holds_ == 0 || planted(Fault::fuse_parked_request_blocks_revoke)) return Verdict::run;
+  if (drops_ > 0 && request.kind == DataKind::writepage) return Verdict::run_under_revoke;
+  kept_.push_back(request);
+  return Verdict::keep;
+}
+
+void PageGate::withdrawn() {
+  CHECK(under_way_ > 0);
+  --under_way_;
+}
+
+void PageGate::hold() { ++holds_; }
+
+std::vector<std::uint64_t> PageGate::begin_drop() {
+  CHECK(holds_ > 0);
+  ++drops_;
+  disturbed_ = true;
+  return take(DataKind::writepage);
+}
+
+std::vector<std::uint64_t> PageGate::blocked() {
+  CHECK(drops_ > 0);
+  for (const DataKind kind : {DataKind::read, DataKind::truncate, DataKind::write}) {
+    std::vector<std::uint64_t> answers = take(kind);
+    if (!answers.empty()) return answers;
+  }
+  return {};
+}
+
+std::vector<Range> PageGate::next_round() {
+  if (planted(Fault::fuse_no_repeat)) return {};
+  // A page that a kept READ wants is locked and empty: it is not stale, and to wait for it would
+  // mean to answer that READ for nothing.
+  for (const DataRequest& request : kept_) {
+    if (request.kind == DataKind::read) touched_.remove(pages_touched(request.range));
+  }
+  // What a kept WRITE has put into its pages is not yet ordered, and its neighbours may be stale.
+  std::vector<Range> again = touched_.ranges();
+  touched_.clear();
+  return again;
+}
+
+void PageGate::end_drop() {
+  CHECK(drops_ > 0);
+  --drops_;
+  disturbed_ = true;
+  cached_ = touched_;
+}
+
+std::vector<std::uint64_t> PageGate::release() {
+  CHECK(holds_ > 0);
+  std::vector<std::uint64_t> all;
+  if (--holds_ > 0) return all;
+  for (const DataRequest& request : kept_) all.push_back(request.unique);
+  under_way_ -= static_cast<std::uint32_t>(kept_.size());  // They arrive again.
+  kept_.clear();
+  touched_.clear();
+  return all;
+}
+
+void PageGate::replying(const DataRequest& request) {
+  CHECK(under_way_ > 0);
+  --under_way_;
+  switch (request.kind) {
+    case DataKind::read:
+      cached_.add(pages_touched(request.range));
+      break;
+    case DataKind::write:
+      cached_.add(pages_covered(request.range));
+      disturbed_ = drops_ > 0;
+      break;
+    case DataKind::writepage:
+      cached_.add(pages_touched(request.range));
+      break;
+    case DataKind::truncate:
+      break;
+  }
+  if (drops_ > 0) touched_.add(pages_touched(request.range));
+}
+
+std::vector<PageGate::OwnRange> PageGate::invalidate_before_reply(const DataRequest& request,
+                                                                  Range where_it_went) {
+  std::vector<OwnRange> result;
+  const bool relocated = where_it_went.begin != request.range.begin;
+  if (relocated && planted(Fault::fuse_append_not_invalidated)) return result;
+  const bool own = disturbed_ && !planted(Fault::fuse_write_range_not_invalidated);
+  if (relocated) {
+    // The kernel has put the bytes where it thought the end was; and its copy of the page of the
+    // true end shows zeros beyond it.
+    result.push_back({pages_covered(request.range), false});
+    result.push_back({pages_touched(where_it_went), true});
+  } else if (own) {
+    const Range covered = pages_covered(request.range);
+    if (cached_.overlaps(covered)) result.push_back({covered, false});
+  }
+  if (relocated || own) {
+    // Pages written in part. Those that no READ or WRITE can have filled are not up to date; the
+    // kernel holds such a page locked until our reply and fetches it afterwards.
+    const Range touched = pages_touched(request.range);
+    const Range covered = pages_covered(request.range);
+    const Range head{touched.begin, std::min(touched.end, touched.begin + page_size)};
+    const Range tail{std::max(touched.begin, touched.end - page_size), touched.end};
+    const bool whole_head = !covered.empty() && covered.begin == touched.begin;
+    const bool whole_tail = !covered.empty() && covered.end == touched.end;
+    if (!whole_head && cached_.overlaps(head)) result.push_back({head, true});
+    if (!whole_tail && tail != head && cached_.overlaps(tail)) result.push_back({tail, true});
+  }
+  std::erase_if(result, [](const OwnRange& r) { return r.range.empty(); });
+  return result;
+}
+
+std::vector<std::uint64_t> PageGate::take(DataKind kind) {
+  std::vector<std::uint64_t> taken;
+  std::erase_if(kept_, [&](const DataRequest& request) {
+    if (request.kind != kind) return false;
+    taken.push_back(request.unique);
+    return true;
+  });
+  return taken;
+}
+
+}  // namespace plumeria::fuse

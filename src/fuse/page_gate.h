@@ -1,0 +1,117 @@
+// Decides, for one inode, what happens to READ, WRITE and truncating SETATTR requests while its
+// lock is given up, and what the kernel must be told to forget. Does no I/O and reads no clock:
+// events go in, decisions come out (docs/kernel.md, "Giving up pages").
+//
+// States      open ── hold() ──► held ── begin_drop() ──► dropping ── end_drop() ──► held
+//                                  └────────────── release() ──► open
+//
+// Why requests are kept  A request that is parked on a lock may hold page locks in the kernel (a
+// READ, or a WRITE of part of a page), and the invalidation waits for those. If it were answered
+// only after the lock came back, the invalidation that gives the lock up would wait for ever. So it
+// is kept here, where it can still be answered under the lock that is being given up.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "fuse/wire.h"
+
+namespace plumeria::fuse {
+
+// Bytes of a file, [begin, end). `no_end`: to the end of whatever there is.
+struct Range {
+  static constexpr std::uint64_t no_end = ~0ull;
+  std::uint64_t begin = 0;
+  std::uint64_t end = no_end;
+
+  bool empty() const { return begin >= end; }
+  bool operator==(const Range&) const = default;
+};
+
+// The pages that `range` touches, and those that it covers wholly.
+Range pages_touched(Range range);
+Range pages_covered(Range range);
+
+// A few disjoint ranges in order; beyond the limit of their number it remembers more than it was
+// told, never less.
+class RangeSet {
+ public:
+  static constexpr std::size_t limit = 32;
+
+  void add(Range range);
+  void remove(Range range);
+  void clear() { ranges_.clear(); }
+  bool empty() const { return ranges_.empty(); }
+  bool overlaps(Range range) const;
+  const std::vector<Range>& ranges() const { return ranges_; }
+
+ private:
+  std::vector<Range> ranges_;
+};
+
+enum class DataKind {
+  read,
+  write,      // by write(2): its page is in the kernel's cache before we see the request
+  writepage,  // of a dirty page of a mapping; holds nothing that anybody waits for but itself
+  truncate,   // SETATTR of the size; the kernel sends no dirty pages until it is answered
+};
+
+struct DataRequest {
+  std::uint64_t unique = 0;
+  DataKind kind = DataKind::read;
+  Range range;
+};
+
+class PageGate {
+ public:
+  enum class Verdict { run, keep, run_under_revoke };
+
+  Verdict arrives(const DataRequest& request);
+  // A request that ran did nothing, because the lock went before it could use it; it arrives again.
+  void withdrawn();
+
+  void hold();
+  // Returns what has been kept so far and must run now (mapped dirty pages).
+  std::vector<std::uint64_t> begin_drop();
+  // The invalidation makes no progress: the kept requests to answer under the lock, first those
+  // that hold up others. Empty if none of ours blocks it.
+  std::vector<std::uint64_t> blocked();
+  // What is to be invalidated again, because requests were answered since the last call.
+  std::vector<Range> next_round();
+  void end_drop();
+  // Everything that is still kept: it starts over.
+  std::vector<std::uint64_t> release();
+
+  // A request's reply is about to be sent. Every request that arrived is told here once.
+  void replying(const DataRequest& request);
+  // A WRITE is done and its reply not yet sent: the pages that must be invalidated before that. The
+  // kernel keeps the last one locked if it was not cached and is written in part only;
+  // `may_wait_for_reply` says so.
+  struct OwnRange {
+    Range range;
+    bool may_wait_for_reply = false;
+  };
+  std::vector<OwnRange> invalidate_before_reply(const DataRequest& request, Range where_it_went);
+
+  bool holding() const { return holds_ > 0; }
+  bool dropping() const { return drops_ > 0; }
+  // Whether the kernel may have pages of this file, or is sending any.
+  bool may_have_pages() const { return !cached_.empty() || !kept_.empty() || under_way_ > 0; }
+  // Nothing is known of this inode that a new PageGate would not know.
+  bool idle() const { return !may_have_pages() && holds_ == 0 && drops_ == 0; }
+  // No request and no revoke is under way.
+  bool quiet() const { return kept_.empty() && under_way_ == 0 && holds_ == 0 && drops_ == 0; }
+
+ private:
+  std::vector<std::uint64_t> take(DataKind kind);
+
+  std::vector<DataRequest> kept_;
+  RangeSet cached_;   // what READs and WRITEs may have left in the page cache
+  RangeSet touched_;  // by answers since the current drop began
+  std::uint32_t holds_ = 0;
+  std::uint32_t drops_ = 0;
+  std::uint32_t under_way_ = 0;  // arrived and not yet replied, the kept ones included
+  bool disturbed_ = false;       // a page invalidation began or ended since the last WRITE's reply
+};
+
+}  // namespace plumeria::fuse

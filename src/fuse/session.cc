@@ -1,0 +1,803 @@
+#include "fuse/session.h"
+
+#include <absl/strings/str_cat.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <thread>
+
+#include "base/fault.h"
+#include "base/log.h"
+#include "base/number.h"
+#include "fuse/errno.h"
+
+namespace plumeria::fuse {
+
+namespace {
+
+constexpr std::size_t buffer_size = fs::io_size_max + 4096;
+constexpr std::size_t requests_per_wake = 64;  // before others of the executor get their turn
+constexpr Duration repeat_interval = 50us;
+
+// INIT flags that we ask for if the kernel has them. Never FUSE_WRITEBACK_CACHE (the kernel would
+// stay the authority for sizes), never FUSE_AUTO_INVAL_DATA (we say what is stale), no splicing.
+constexpr std::uint32_t wanted_flags =
+    FUSE_ASYNC_READ | FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS | FUSE_BIG_WRITES | FUSE_DONT_MASK |
+    FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |
+    FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_EXPLICIT_INVAL_DATA |
+    FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT;
+
+bool covers(const std::vector<clerk::Pin>& pins, fs::InodeNumber inode) {
+  const lock::LockName name{lock::LockClass::inode, raw(inode)};
+  return std::any_of(pins.begin(), pins.end(),
+                     [&](const clerk::Pin& pin) { return pin && pin.name() == name; });
+}
+
+bool is_writable(std::uint32_t flags) { return (flags & O_ACCMODE) != O_RDONLY; }
+
+Range range_of(std::uint64_t offset, std::uint64_t length) {
+  return {offset, offset > Range::no_end - length ? Range::no_end : offset + length};
+}
+
+}  // namespace
+
+// The bytes of a request behind its header, taken apart without reading past their end.
+class Session::Arguments {
+ public:
+  explicit Arguments(ByteView bytes) : bytes_(bytes) {}
+
+  template <class T>
+  T get() {
+    T value{};
+    if (bytes_.size() < sizeof value) {
+      ok_ = false;
+    } else {
+      std::memcpy(&value, bytes_.data(), sizeof value);
+      bytes_ = bytes_.subspan(sizeof value);
+    }
+    return value;
+  }
+  // Up to a zero byte.
+  std::string text() {
+    const std::string_view all = as_text(bytes_);
+    const std::size_t length = all.find('\0');
+    if (length == std::string_view::npos) {
+      ok_ = false;
+      return {};
+    }
+    bytes_ = bytes_.subspan(length + 1);
+    return std::string(all.substr(0, length));
+  }
+  ByteView rest() const { return bytes_; }
+  bool ok() const { return ok_; }
+
+ private:
+  ByteView bytes_;
+  bool ok_ = true;
+};
+
+Result<std::unique_ptr<Session>> Session::open(os::RealExecutor& executor, SessionOptions options) {
+  TRY(std::unique_ptr<Device> device, Device::open(options.mount_point));
+  return std::unique_ptr<Session>(new Session(executor, std::move(device), std::move(options)));
+}
+
+Session::Session(os::RealExecutor& executor, std::unique_ptr<Device> device, SessionOptions options)
+    : executor_(executor),
+      options_(std::move(options)),
+      device_(std::move(device)),
+      cache_(executor, *device_, options_.notification_threads_max,
+             [this] {
+               while (serving_ && drain()) {
+               }
+             }),
+      buffer_(buffer_size) {}
+
+Session::~Session() {
+  if (serving_) {
+    // Nobody will answer any more; a notification that waits for an answer must not wait for ever.
+    const Status aborted = device_->abort();
+    if (!aborted) log_warning(aborted.error().message());
+    end();
+  }
+}
+
+void Session::start(fs::Operations& operations, Callback ended) {
+  CHECK(operations_ == nullptr);
+  operations_ = &operations;
+  ended_ = std::move(ended);
+  serving_ = true;
+  const Status watched = executor_.watch(device_->fd(), EPOLLIN, [this] { drain(); });
+  CHECK(watched.has_value());
+  if (options_.poll_before_sleeping) executor_.set_idle_poll([this] { return drain(); });
+}
+
+SessionStatistics Session::statistics() const {
+  SessionStatistics statistics = statistics_;
+  statistics.cache = cache_.statistics();
+  return statistics;
+}
+
+Task<Status> Session::unmount(bool lazily) {
+  // umount(2) waits for dirty pages, which we must take meanwhile.
+  Promise<Status> promise(executor_);
+  auto future = promise.future();
+  std::thread([this, promise, lazily] {
+    Status done = device_->unmount(lazily);
+    executor_.post_from_any_thread([promise, done]() mutable { promise.set(std::move(done)); });
+  }).detach();
+  Status done = co_await future;
+  co_return done;
+}
+
+void Session::end() {
+  if (!serving_) return;
+  serving_ = false;
+  executor_.unwatch(device_->fd());
+  if (options_.poll_before_sleeping) executor_.set_idle_poll({});
+  cache_.stop();
+  if (ended_) executor_.post(std::move(ended_));
+}
+
+// True: it has done something, and more may be waiting.
+bool Session::drain() {
+  if (!serving_) return false;
+  for (std::size_t i = 0; i < requests_per_wake; ++i) {
+    const Result<std::size_t> length = device_->read(buffer_);
+    if (!length) {
+      if (length.error().code != Errc::shut_down) log_error(length.error().message());
+      end();
+      return i > 0;
+    }
+    if (*length == 0) return i > 0;
+    handle(ByteView(buffer_).first(*length));
+    if (!serving_) return true;
+  }
+  return true;
+}
+
+void Session::handle(ByteView bytes) {
+  Arguments arguments(bytes);
+  const auto header = arguments.get<fuse_in_header>();
+  CHECK(arguments.ok() && header.len == bytes.size());  // The kernel keeps to its own protocol.
+  ++statistics_.requests;
+  Request request;
+  request.unique = header.unique;
+  request.opcode = header.opcode;
+  request.inode = fs::InodeNumber{header.nodeid};
+  request.caller.uid = header.uid;
+  request.caller.gid = header.gid;
+  request.thread = header.pid;
+  cache_.thread_seen(header.pid);
+  switch (header.opcode) {
+    case FUSE_LOOKUP:
+    case FUSE_READLINK:
+    case FUSE_MKNOD:
+    case FUSE_MKDIR:
+    case FUSE_SYMLINK:
+    case FUSE_LINK:
+    case FUSE_UNLINK:
+    case FUSE_RMDIR:
+    case FUSE_RENAME:
+    case FUSE_RENAME2:
+    case FUSE_CREATE:
+    case FUSE_READDIR:
+    case FUSE_READDIRPLUS:
+      handle_names(request, arguments);
+      break;
+    case FUSE_GETATTR:
+    case FUSE_SETATTR:
+    case FUSE_OPEN:
+    case FUSE_RELEASE:
+    case FUSE_READ:
+    case FUSE_WRITE:
+    case FUSE_FLUSH:
+    case FUSE_FSYNC:
+    case FUSE_FSYNCDIR:
+      handle_data(request, arguments);
+      break;
+    case FUSE_GETLK:
+    case FUSE_SETLK:
+    case FUSE_SETLKW:
+    case FUSE_INTERRUPT:
+      handle_locks(request, arguments);
+      break;
+    default:
+      handle_rest(request, arguments);
+      break;
+  }
+  CHECK(arguments.ok());
+}
+
+void Session::handle_names(Request request, Arguments& arguments) {
+  switch (request.opcode) {
+    case FUSE_LOOKUP:
+      tasks_.spawn(lookup(request, arguments.text()));
+      break;
+    case FUSE_READLINK:
+      tasks_.spawn(readlink(request));
+      break;
+    case FUSE_MKNOD: {
+      const auto in = arguments.get<fuse_mknod_in>();
+      request.caller.umask = in.umask;
+      tasks_.spawn(make(request, arguments.text(), in.mode, in.rdev));
+      break;
+    }
+    case FUSE_MKDIR: {
+      const auto in = arguments.get<fuse_mkdir_in>();
+      request.caller.umask = in.umask;
+      tasks_.spawn(make(request, arguments.text(), S_IFDIR | (in.mode & 07777), 0));
+      break;
+    }
+    case FUSE_SYMLINK: {
+      std::string name = arguments.text();
+      tasks_.spawn(symlink(request, std::move(name), arguments.text()));
+      break;
+    }
+    case FUSE_LINK: {
+      const auto in = arguments.get<fuse_link_in>();
+      tasks_.spawn(link(request, in.oldnodeid, arguments.text()));
+      break;
+    }
+    case FUSE_UNLINK:
+    case FUSE_RMDIR:
+      tasks_.spawn(remove(request, arguments.text()));
+      break;
+    case FUSE_RENAME: {
+      const auto in = arguments.get<fuse_rename_in>();
+      std::string name = arguments.text();
+      tasks_.spawn(rename(request, std::move(name), in.newdir, arguments.text(), 0));
+      break;
+    }
+    case FUSE_RENAME2: {
+      const auto in = arguments.get<fuse_rename2_in>();
+      std::string name = arguments.text();
+      tasks_.spawn(rename(request, std::move(name), in.newdir, arguments.text(), in.flags));
+      break;
+    }
+    case FUSE_CREATE: {
+      const auto in = arguments.get<fuse_create_in>();
+      request.caller.umask = in.umask;
+      tasks_.spawn(create(request, arguments.text(), in));
+      break;
+    }
+    default:
+      tasks_.spawn(
+          readdir(request, arguments.get<fuse_read_in>(), request.opcode == FUSE_READDIRPLUS));
+      break;
+  }
+}
+
+void Session::handle_data(Request request, Arguments& arguments) {
+  switch (request.opcode) {
+    case FUSE_GETATTR:
+      tasks_.spawn(getattr(request));
+      break;
+    case FUSE_SETATTR:
+      tasks_.spawn(setattr(request, arguments.get<fuse_setattr_in>()));
+      break;
+    case FUSE_OPEN:
+      tasks_.spawn(open_file(request, arguments.get<fuse_open_in>().flags));
+      break;
+    case FUSE_RELEASE:
+      tasks_.spawn(release(request, arguments.get<fuse_release_in>()));
+      break;
+    case FUSE_READ:
+      tasks_.spawn(read(request, arguments.get<fuse_read_in>()));
+      break;
+    case FUSE_WRITE: {
+      const auto in = arguments.get<fuse_write_in>();
+      CHECK(arguments.rest().size() >= in.size);
+      tasks_.spawn(write(request, in, SharedBytes::copy_of(arguments.rest().first(in.size))));
+      break;
+    }
+    case FUSE_FLUSH: {
+      const auto in = arguments.get<fuse_flush_in>();
+      if (record_locked_.contains(request.inode)) {
+        tasks_.spawn(flush(request, in));
+      } else {
+        reply_done(request);
+      }
+      break;
+    }
+    default:
+      tasks_.spawn(
+          fsync(request, (arguments.get<fuse_fsync_in>().fsync_flags & FUSE_FSYNC_FDATASYNC) != 0));
+      break;
+  }
+}
+
+void Session::handle_locks(Request request, Arguments& arguments) {
+  if (request.opcode == FUSE_INTERRUPT) {
+    // Only a wait for a file lock ends early; everything else ends by itself.
+    const auto in = arguments.get<fuse_interrupt_in>();
+    ++statistics_.interrupts;
+    if (waiting_locks_.contains(in.unique)) operations_->cancel_file_lock(in.unique);
+    return;
+  }
+  const auto in = arguments.get<fuse_lk_in>();
+  if (request.opcode == FUSE_GETLK) {
+    tasks_.spawn(test_lock(request, in));
+  } else {
+    tasks_.spawn(set_lock(request, in, request.opcode == FUSE_SETLKW));
+  }
+}
+
+void Session::handle_rest(Request request, Arguments& arguments) {
+  switch (request.opcode) {
+    case FUSE_INIT:
+      initialize(request, arguments);
+      break;
+    case FUSE_STATFS:
+      tasks_.spawn(statfs(request));
+      break;
+    case FUSE_SYNCFS:
+      tasks_.spawn(sync_everything(request));
+      break;
+    case FUSE_FORGET:
+      forget(raw(request.inode), arguments.get<fuse_forget_in>().nlookup);
+      break;
+    case FUSE_BATCH_FORGET: {
+      const auto in = arguments.get<fuse_batch_forget_in>();
+      for (std::uint32_t i = 0; i < in.count && arguments.ok(); ++i) {
+        const auto one = arguments.get<fuse_forget_one>();
+        forget(one.nodeid, one.nlookup);
+      }
+      break;
+    }
+    case FUSE_DESTROY:
+      reply_done(request);
+      break;
+    // ENOSYS once: the kernel does not ask again. A directory needs no handle, and its listing is
+    // then cached as if we had allowed it; of the others it makes EOPNOTSUPP or does them itself.
+    default:
+      reply_errno(request, ENOSYS);
+      break;
+  }
+}
+
+void Session::initialize(Request request, Arguments& arguments) {
+  const auto in = arguments.get<fuse_init_in>();
+  if (in.major != FUSE_KERNEL_VERSION || in.minor < minor_least) {
+    log_error(absl::StrCat("this kernel speaks FUSE ", in.major, ".", in.minor, "; Plumeria needs ",
+                           FUSE_KERNEL_VERSION, ".", minor_least, " or newer"));
+    reply_errno(request, EPROTO);
+    return;
+  }
+  cache_.set_has_epoch(in.minor >= minor_with_epoch);
+  if (in.minor < minor_with_epoch) {
+    log_info("this kernel cannot drop all names at once (Linux 6.16 can): names are not cached");
+  }
+  fuse_init_out out{};
+  out.major = FUSE_KERNEL_VERSION;
+  out.minor = std::min(in.minor, minor_we_speak);
+  out.max_readahead = in.max_readahead;
+  out.flags = in.flags & wanted_flags;
+  // Reads of one file that wait for its lock must never keep the dirty pages of another file from
+  // being sent, and all of these are "background".
+  out.max_background = 65535;
+  out.congestion_threshold = 49151;
+  out.max_write = fs::io_size_max;
+  out.max_pages = fs::io_size_max / page_size;
+  out.time_gran = 1;
+  reply_with(request, out);
+}
+
+void Session::forget(std::uint64_t inode, std::uint64_t count) {
+  const fs::InodeNumber number{inode};
+  if (!cache_.forgotten(number, count)) return;
+  record_locked_.erase(number);
+  operations_->forget(number);
+}
+
+// ---- names
+
+Task<void> Session::lookup(Request request, std::string name) {
+#ifdef PLUMERIA_PLANTED_FAULTS
+  if (planted(Fault::fuse_expire_entry_instead_of_epoch)) cache_.name_seen(request.inode, name);
+#endif
+  auto found = co_await operations_->lookup(request.inode, std::move(name));
+  if (!found) {
+    reply_error(request, found.error());
+    co_return;
+  }
+  const bool may_cache = cache_.may_cache_names() && covers(found->pins, request.inode);
+  if (!found->attributes) {
+    reply_with(request, encode_absence(may_cache));
+    co_return;
+  }
+  Validity validity;
+  validity.name = may_cache;
+  validity.attributes =
+      covers(found->pins, found->attributes->inode) || planted(Fault::fuse_attributes_uncovered);
+  reply_entry(request, encode_entry(*found->attributes, validity));
+}
+
+Task<void> Session::readlink(Request request) {
+  auto target = co_await operations_->readlink(request.inode);
+  if (!target) {
+    reply_error(request, target.error());
+    co_return;
+  }
+  reply(request, target->data(), target->size());
+}
+
+Task<void> Session::make(Request request, std::string name, std::uint32_t mode,
+                         std::uint32_t rdev) {
+  if (S_ISDIR(mode)) {
+    auto made = co_await operations_->mkdir(request.inode, std::move(name), mode, request.caller);
+    reply_created(request, made);
+  } else {
+    auto made =
+        co_await operations_->mknod(request.inode, std::move(name), mode, rdev, request.caller);
+    reply_created(request, made);
+  }
+}
+
+Task<void> Session::symlink(Request request, std::string name, std::string target) {
+  auto made = co_await operations_->symlink(request.inode, std::move(name), std::move(target),
+                                            request.caller);
+  reply_created(request, made);
+}
+
+Task<void> Session::link(Request request, std::uint64_t inode, std::string name) {
+  auto made = co_await operations_->link(fs::InodeNumber{inode}, request.inode, std::move(name));
+  reply_created(request, made);
+}
+
+Task<void> Session::remove(Request request, std::string name) {
+  if (request.opcode == FUSE_RMDIR) {
+    auto done = co_await operations_->rmdir(request.inode, std::move(name));
+    reply_status(request, done);
+  } else {
+    auto done = co_await operations_->unlink(request.inode, std::move(name));
+    reply_status(request, done);
+  }
+}
+
+Task<void> Session::rename(Request request, std::string name, std::uint64_t new_parent,
+                           std::string new_name, std::uint32_t flags) {
+  auto done = co_await operations_->rename(request.inode, std::move(name),
+                                           fs::InodeNumber{new_parent}, std::move(new_name), flags);
+  reply_status(request, done);
+}
+
+Task<void> Session::create(Request request, std::string name, fuse_create_in in) {
+  auto made = co_await operations_->create(request.inode, std::move(name), in.mode, in.flags,
+                                           request.caller);
+  if (!made) {
+    // Somebody else made it after the kernel had looked. For an open without O_EXCL the kernel
+    // looks again when told that its knowledge was stale, and opens it with the checks that this
+    // needs.
+    if (made.error().code == Errc::exist && (in.flags & O_EXCL) == 0) {
+      reply_errno(request, ESTALE);
+    } else {
+      reply_error(request, made.error());
+    }
+    co_return;
+  }
+  struct {
+    fuse_entry_out entry;
+    fuse_open_out open;
+  } out{};
+  Validity validity;
+  validity.name = cache_.may_cache_names() && covers(made->entry.pins, request.inode);
+  out.entry = encode_entry(made->entry.value, validity);
+  out.open.fh = raw(made->handle);
+  out.open.open_flags = FOPEN_KEEP_CACHE;
+  const fs::InodeNumber inode = made->entry.value.inode;
+  cache_.looked_up(inode);
+  cache_.opened(inode, is_writable(in.flags));
+  if (reply_with(request, out) == 0) co_return;
+  // Nobody waits for it any more, so nobody will release or forget it.
+  cache_.closed(inode, is_writable(in.flags));
+  forget(raw(inode), 1);
+  (void)co_await operations_->release(made->handle);
+}
+
+Task<void> Session::readdir(Request request, fuse_read_in in, bool plus) {
+  constexpr std::size_t smallest_entry = 32;
+  const std::size_t limit = std::min<std::size_t>(in.size, fs::io_size_max);
+  auto listing =
+      co_await operations_->readdir(request.inode, in.offset, limit / smallest_entry, plus);
+  if (!listing) {
+    reply_error(request, listing.error());
+    co_return;
+  }
+  const bool may_cache = cache_.may_cache_names() && covers(listing->pins, request.inode);
+  Bytes out;
+  out.reserve(limit);
+  std::vector<fs::InodeNumber> told;
+  for (const fs::DirectoryEntry& entry : listing->value) {
+    if (!plus) {
+      if (!append_entry(out, limit, entry)) break;
+      continue;
+    }
+    fuse_entry_out head{};
+    const bool named = entry.attributes && entry.name != "." && entry.name != "..";
+    if (named) {
+      Validity validity;
+      validity.name = may_cache;
+      validity.attributes = covers(listing->pins, entry.inode);
+      head = encode_entry(*entry.attributes, validity);
+    }
+    if (!append_entry_plus(out, limit, entry, head)) break;
+    if (named) told.push_back(entry.inode);
+  }
+  for (const fs::InodeNumber inode : told) cache_.looked_up(inode);
+  if (reply(request, out.data(), out.size()) == 0) {
+    cache_.listing_sent(request.inode, request.thread);
+  } else {
+    for (const fs::InodeNumber inode : told) forget(raw(inode), 1);
+  }
+}
+
+// ---- attributes and data
+
+Task<void> Session::getattr(Request request) {
+  auto found = co_await operations_->getattr(request.inode);
+  if (!found) {
+    reply_error(request, found.error());
+    co_return;
+  }
+  const bool valid =
+      covers(found->pins, request.inode) || planted(Fault::fuse_attributes_uncovered);
+  reply_with(request, encode_attributes(found->value, valid));
+}
+
+Task<fs::Access> Session::admitted(fs::InodeNumber inode, DataRequest data) {
+  for (;;) {
+    switch (cache_.arrives(inode, data)) {
+      case PageGate::Verdict::run:
+        co_return fs::Access::normal;
+      case PageGate::Verdict::run_under_revoke:
+        co_return fs::Access::under_revoke;
+      case PageGate::Verdict::keep:
+        break;
+    }
+    const fs::Access access = co_await cache_.turn(data.unique);
+    if (access == fs::Access::under_revoke) co_return access;
+  }
+}
+
+Task<bool> Session::to_be_repeated(fs::InodeNumber inode, fs::Access access, Errc code) {
+  if (code != Errc::again || access != fs::Access::normal) co_return false;
+  cache_.withdraw(inode);
+  // The revoke may have begun in the file system and not yet here.
+  co_await sleep_until(executor_, executor_.now() + repeat_interval);
+  co_return true;
+}
+
+Task<void> Session::setattr(Request request, fuse_setattr_in in) {
+  const fs::Changes changes = decode_changes(in);
+  DataRequest data;
+  data.unique = request.unique;
+  data.kind = DataKind::truncate;
+  data.range = {in.size, Range::no_end};
+  for (;;) {
+    fs::Access access = fs::Access::normal;
+    if (changes.size) access = co_await admitted(request.inode, data);
+    auto done = co_await operations_->setattr(request.inode, changes, request.caller, access);
+    if (!done && changes.size) {
+      const bool repeat = co_await to_be_repeated(request.inode, access, done.error().code);
+      if (repeat) continue;
+    }
+    if (changes.size) cache_.replying(request.inode, data, access);
+    if (!done) {
+      reply_error(request, done.error());
+    } else {
+      // Not for ever even if covered: the kernel takes these attributes without asking whether they
+      // were invalidated between our reply and its waking up (docs/kernel.md, "Attributes").
+      reply_with(request, encode_attributes(done->value, false));
+    }
+    co_return;
+  }
+}
+
+Task<void> Session::open_file(Request request, std::uint32_t flags) {
+  auto handle = co_await operations_->open(request.inode, flags);
+  if (!handle) {
+    reply_error(request, handle.error());
+    co_return;
+  }
+  fuse_open_out out{};
+  out.fh = raw(*handle);
+  out.open_flags = FOPEN_KEEP_CACHE;
+  cache_.opened(request.inode, is_writable(flags));
+  if (reply_with(request, out) == 0) co_return;
+  cache_.closed(request.inode, is_writable(flags));
+  (void)co_await operations_->release(*handle);
+}
+
+Task<void> Session::release(Request request, fuse_release_in in) {
+  if ((in.release_flags & FUSE_RELEASE_FLOCK_UNLOCK) != 0) {
+    (void)co_await operations_->drop_file_locks(request.inode, true, in.lock_owner);
+  }
+  cache_.closed(request.inode, is_writable(in.flags));
+  auto done = co_await operations_->release(fs::HandleId{in.fh});
+  reply_status(request, done);
+}
+
+Task<void> Session::read(Request request, fuse_read_in in) {
+  DataRequest data;
+  data.unique = request.unique;
+  data.kind = DataKind::read;
+  data.range = range_of(in.offset, in.size);
+  for (;;) {
+    const fs::Access access = co_await admitted(request.inode, data);
+    auto bytes = co_await operations_->read(request.inode, in.offset, in.size, access);
+    if (!bytes) {
+      const bool repeat = co_await to_be_repeated(request.inode, access, bytes.error().code);
+      if (repeat) continue;
+    }
+    cache_.replying(request.inode, data, access);
+    if (!bytes) {
+      reply_error(request, bytes.error());
+    } else {
+      reply(request, bytes->data(), bytes->size());
+    }
+    co_return;
+  }
+}
+
+Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) {
+  const bool of_mapping = (in.write_flags & FUSE_WRITE_CACHE) != 0;
+  const bool append = (in.flags & O_APPEND) != 0 && !of_mapping;
+  const bool kill_suid = (in.write_flags & write_kill_suidgid) != 0;
+  DataRequest data;
+  data.unique = request.unique;
+  data.kind = of_mapping ? DataKind::writepage : DataKind::write;
+  data.range = range_of(in.offset, in.size);
+  for (;;) {
+    const fs::Access access = co_await admitted(request.inode, data);
+    auto written =
+        co_await operations_->write(request.inode, in.offset, bytes, append, kill_suid, access);
+    if (!written) {
+      const bool repeat = co_await to_be_repeated(request.inode, access, written.error().code);
+      if (repeat) continue;
+    }
+    if (written && !of_mapping) {
+      const Range where = range_of(written->offset, written->written);
+      if (cache_.must_invalidate(request.inode, data, where)) {
+        co_await cache_.invalidate_own(request.inode, data, where);
+      }
+    }
+    cache_.replying(request.inode, data, access);
+    if (!written) {
+      reply_error(request, written.error());
+    } else {
+      fuse_write_out out{};
+      out.size = static_cast<std::uint32_t>(written->written);
+      reply_with(request, out);
+    }
+    co_return;
+  }
+}
+
+Task<void> Session::flush(Request request, fuse_flush_in in) {
+  auto done = co_await operations_->drop_file_locks(request.inode, false, in.lock_owner);
+  reply_status(request, done);
+}
+
+Task<void> Session::fsync(Request request, bool data_only) {
+  auto done = co_await operations_->fsync(request.inode, data_only);
+  reply_status(request, done);
+}
+
+Task<void> Session::sync_everything(Request request) {
+  auto done = co_await operations_->sync_everything();
+  reply_status(request, done);
+}
+
+Task<void> Session::statfs(Request request) {
+  auto found = co_await operations_->statfs();
+  if (!found) {
+    reply_error(request, found.error());
+    co_return;
+  }
+  fuse_statfs_out out{};
+  out.st.blocks = found->blocks_total;
+  out.st.bfree = found->blocks_free;
+  out.st.bavail = found->blocks_free;
+  out.st.files = found->inodes_total;
+  out.st.ffree = found->inodes_free;
+  out.st.bsize = static_cast<std::uint32_t>(found->block_size);
+  out.st.frsize = static_cast<std::uint32_t>(found->block_size);
+  out.st.namelen = fs::name_max;
+  reply_with(request, out);
+}
+
+// ---- file locks
+
+Task<void> Session::test_lock(Request request, fuse_lk_in in) {
+  auto found = co_await operations_->test_file_lock(decode_lock(raw(request.inode), in));
+  if (!found) {
+    reply_error(request, found.error());
+    co_return;
+  }
+  reply_with(request, encode_lock(*found));
+}
+
+Task<void> Session::set_lock(Request request, fuse_lk_in in, bool wait) {
+  const clerk::FileLock lock = decode_lock(raw(request.inode), in);
+  // From the first fcntl lock on, closing a descriptor of this file drops its owner's locks.
+  if (!lock.is_flock && lock.mode != lock::Mode::none) record_locked_.insert(request.inode);
+  if (wait) waiting_locks_.insert(request.unique);
+  auto done = co_await operations_->set_file_lock(lock, wait, request.unique);
+  if (wait) waiting_locks_.erase(request.unique);
+  reply_status(request, done);
+}
+
+// ---- replies
+
+int Session::reply(const Request& request, const void* body, std::size_t size) {
+  fuse_out_header header{};
+  header.unique = request.unique;
+  header.len = static_cast<std::uint32_t>(sizeof header + size);
+  const std::array<iovec, 2> parts{iovec{&header, sizeof header},
+                                   iovec{const_cast<void*>(body), size}};
+  const int error = device_->reply(std::span(parts).first(size == 0 ? 1 : 2));
+  if (error != 0 && error != ENOENT && error != ENODEV && error != ECONNABORTED) {
+    log_error(absl::StrCat("the kernel refuses our reply to request ", request.opcode, ": ",
+                           strerror(error)));
+  }
+  return error;
+}
+
+void Session::reply_errno(const Request& request, int error) {
+  ++statistics_.errors;
+  fuse_out_header header{};
+  header.unique = request.unique;
+  header.len = sizeof header;
+  header.error = -error;
+  const iovec part{&header, sizeof header};
+  device_->reply(std::span(&part, 1));
+}
+
+void Session::reply_error(const Request& request, const Error& error) {
+  if (worth_a_log_line(error.code)) {
+    const TimePoint now = executor_.now();
+    if (now - last_logged_ < 1s) {
+      ++not_logged_;
+    } else {
+      log_warning(absl::StrCat(
+          "request ", request.opcode, " of inode ", raw(request.inode), " fails: ", error.message(),
+          not_logged_ > 0 ? absl::StrCat(" (and ", not_logged_, " more)") : ""));
+      last_logged_ = now;
+      not_logged_ = 0;
+    }
+  }
+  reply_errno(request, errno_of(error.code));
+}
+
+void Session::reply_status(const Request& request, const Status& status) {
+  if (status) {
+    reply_done(request);
+  } else {
+    reply_error(request, status.error());
+  }
+}
+
+int Session::reply_entry(const Request& request, const fuse_entry_out& entry) {
+  const fs::InodeNumber inode{entry.nodeid};
+  cache_.looked_up(inode);
+  const int error = reply_with(request, entry);
+  if (error != 0) forget(entry.nodeid, 1);
+  return error;
+}
+
+void Session::reply_created(const Request& request,
+                            const Result<fs::Covered<fs::Attributes>>& made) {
+  if (!made) {
+    reply_error(request, made.error());
+    return;
+  }
+  Validity validity;
+  validity.name = cache_.may_cache_names() && covers(made->pins, request.inode);
+  reply_entry(request, encode_entry(made->value, validity));
+}
+
+}  // namespace plumeria::fuse
