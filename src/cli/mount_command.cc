@@ -4,7 +4,7 @@
 #include <absl/strings/str_split.h>
 #include <unistd.h>
 
-#include <csignal>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 
@@ -94,6 +94,7 @@ struct Mounted {
   Event changed;
   int signals = 0;
   bool ended = false;
+  int signals_after_end = 0;
   TaskScope tasks;
 };
 
@@ -136,7 +137,18 @@ Task<void> unmount_when_asked(Mounted& mounted) {
   if (!aborted) log_error(aborted.error().message());
 }
 
+// Writing back waits for as long as the server is away; who does not want to wait says so twice.
+void give_up_at_second_signal(Mounted& mounted) {
+  if (++mounted.signals_after_end < 2) {
+    log_warning("still writing back; another signal gives up what is not written");
+    return;
+  }
+  log_error(absl::StrCat(mounted.point.directory, ": gave up; not everything was written"));
+  std::_Exit(static_cast<int>(Exit::failed));
+}
+
 Task<Status> stop(Mounted& mounted) {
+  while (mounted.session->running() > 0) co_await sleep_for(mounted.runtime.world(), 1ms);
   CO_TRY_STATUS(co_await mounted.mount->stop());
   co_return co_await mounted.source->stop();
 }
@@ -191,6 +203,7 @@ Exit run(const Arguments& arguments) {
   Mounted mounted(runtime, std::move(*target), std::move(point));
   runtime.on_signal([&mounted](int signal) {
     log_info(absl::StrCat("signal ", signal));
+    if (mounted.ended) give_up_at_second_signal(mounted);
     ++mounted.signals;
     mounted.changed.notify_all();
   });

@@ -56,6 +56,8 @@ class Session {
 
   std::uint32_t connection() const { return device_->connection(); }
   SessionStatistics statistics() const;
+  // Requests being worked on; after `ended` they only become fewer.
+  std::size_t running() const { return tasks_.running(); }
 
  private:
   // What every request starts with, kept while it is answered.

@@ -1,0 +1,277 @@
+"""Real processes for the end-to-end tests: stores, servers, mounts, and the certainty that they go.
+
+A test derives from Case and uses self.world. Whatever happens, at its end every process that it
+started is gone, every mount is unmounted (a hung one by aborting its FUSE connection) and its folder
+is removed. A watchdog does the same when a test takes too long, so that a hang in the kernel is a
+failure and not the end of the machine.
+
+Environment: PLUMERIA (the program), PLUMERIA_LONG=1 (longer loads), PLUMERIA_KEEP=1 (keep folders of
+failed tests).
+"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+PLUMERIA = os.environ.get("PLUMERIA", "plumeria")
+LONG = os.environ.get("PLUMERIA_LONG") == "1"
+FUSE_CONNECTIONS = pathlib.Path("/sys/fs/fuse/connections")
+
+
+class Hung(Exception):
+    """Something did not answer in its time."""
+
+
+def wait_until(condition, seconds, what):
+    """Asks `condition` again and again; returns its first true value and how long it took."""
+    start = time.monotonic()
+    while True:
+        value = condition()
+        if value:
+            return value, time.monotonic() - start
+        if time.monotonic() - start > seconds:
+            raise Hung(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+def run(*command, timeout=60, check=True, **options):
+    """Runs a command to its end; a failure shows what it printed."""
+    command = [str(word) for word in command]
+    done = subprocess.run(command, timeout=timeout, check=False, text=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n"
+                             f"{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return done
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def mount_table():
+    """{mount point: minor device number} of all Plumeria mounts."""
+    mounts = {}
+    with open("/proc/self/mountinfo", encoding="utf-8") as table:
+        for line in table:
+            fields = line.split()
+            kind = fields[fields.index("-") + 1]
+            if kind == "fuse.plumeria":
+                mounts[fields[4]] = int(fields[2].split(":")[1])
+    return mounts
+
+
+def abort_connection(minor):
+    if not (FUSE_CONNECTIONS / str(minor)).exists():
+        subprocess.run(["mount", "-t", "fusectl", "fusectl", FUSE_CONNECTIONS], check=False,
+                       capture_output=True)
+    try:
+        (FUSE_CONNECTIONS / str(minor) / "abort").write_text("1")
+    except OSError:
+        pass
+
+
+class Process:
+    """A plumeria daemon in the foreground, its messages in a file."""
+
+    def __init__(self, world, name, *arguments):
+        self.world = world
+        self.log = world.folder / f"{name}.log"
+        with open(self.log, "ab") as log:
+            self.popen = subprocess.Popen([PLUMERIA, *map(str, arguments)], stdin=subprocess.DEVNULL,
+                                          stdout=log, stderr=log, start_new_session=True)
+        world.processes.append(self)
+
+    def messages(self):
+        return self.log.read_text(errors="replace")
+
+    def signal(self, number):
+        self.popen.send_signal(number)
+
+    def kill(self):
+        """As a power cut would: no clean-up. Returns when it is gone."""
+        self.popen.kill()
+        self.popen.wait(20)
+
+    def wait(self, timeout=30):
+        try:
+            return self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise Hung(f"{self.popen.args} did not end\n{self.messages()[-3000:]}") from None
+
+    def alive(self):
+        return self.popen.poll() is None
+
+
+class Server(Process):
+    def __init__(self, world, store, lease=None, port=None):
+        self.port = port or free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.store = store
+        extra = ["--lease", lease] if lease else []
+        super().__init__(world, f"serve-{self.port}", "serve", store, "--listen", self.address,
+                         "--foreground", *extra)
+        self.wait_usable()
+
+    def wait_usable(self):
+        def usable():
+            if not self.alive():
+                raise AssertionError(f"serve ended with {self.popen.returncode}\n{self.messages()}")
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return True
+            except OSError:
+                return False
+        wait_until(usable, 60, f"serve at {self.address}")
+
+    def status(self):
+        return self.world.status(self.address)
+
+    def stop(self):
+        self.signal(signal.SIGTERM)
+        code = self.wait()
+        if code != 0:
+            raise AssertionError(f"serve ended with {code}\n{self.messages()[-3000:]}")
+
+
+class Mount(Process):
+    def __init__(self, world, target, name, *options):
+        self.path = world.folder / name
+        self.path.mkdir(exist_ok=True)
+        self.minor = None
+        super().__init__(world, f"mount-{name}", "mount", target, self.path, "--foreground",
+                         *options)
+        self.wait_usable()
+
+    def wait_usable(self):
+        def usable():
+            if not self.alive():
+                raise AssertionError(f"mount ended with {self.popen.returncode}\n{self.messages()}")
+            self.minor = mount_table().get(str(self.path))
+            return self.minor is not None
+        wait_until(usable, 60, f"mount at {self.path}")
+        self.path.stat()
+
+    def __truediv__(self, name):
+        return self.path / name
+
+    def status(self):
+        return self.world.status(self.path)
+
+    def umount(self, timeout=60):
+        run(PLUMERIA, "umount", self.path, timeout=timeout)
+        code = self.wait()
+        if code != 0:
+            raise AssertionError(f"mount ended with {code}\n{self.messages()[-3000:]}")
+
+    def detach(self):
+        """After its process died: takes the dead mount out of the tree."""
+        subprocess.run(["umount", "-l", self.path], check=False, capture_output=True)
+
+    def abort(self):
+        if self.minor is not None:
+            abort_connection(self.minor)
+
+
+class World:
+    def __init__(self, seconds):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="plumeria-e2e-"))
+        self.processes = []
+        self.cleanups = []
+        self.hung = False
+        self.watchdog = threading.Timer(seconds, self.give_up)
+        self.watchdog.daemon = True
+        self.watchdog.start()
+
+    def give_up(self):
+        self.hung = True
+        print("watchdog: the test takes too long; ending its processes", file=sys.stderr, flush=True)
+        self.end_processes()
+
+    def mkfs(self, name="store", *options):
+        store = self.folder / name
+        run(PLUMERIA, "mkfs", store, *options)
+        return store
+
+    def serve(self, store, **options):
+        return Server(self, store, **options)
+
+    def mount(self, target, name, *options):
+        return Mount(self, getattr(target, "address", target), name, *options)
+
+    def served_pair(self, *mkfs_options, **serve_options):
+        """A store, its server, and two mounts of it."""
+        server = self.serve(self.mkfs("store", *mkfs_options), **serve_options)
+        return server, self.mount(server, "a"), self.mount(server, "b")
+
+    def status(self, target):
+        return json.loads(run(PLUMERIA, "status", target, "--json").stdout)
+
+    def fsck(self, store):
+        return run(PLUMERIA, "fsck", store, timeout=300)
+
+    def end_processes(self):
+        for process in reversed(self.processes):
+            if isinstance(process, Mount):
+                process.abort()
+            if process.alive():
+                process.popen.send_signal(signal.SIGCONT)
+                process.popen.kill()
+        for point in reversed([p for p in mount_table() if p.startswith(f"{self.folder}/")]):
+            subprocess.run(["umount", "-l", point], check=False, capture_output=True)
+
+    def close(self, keep):
+        self.watchdog.cancel()
+        self.end_processes()
+        for process in self.processes:
+            try:
+                process.popen.wait(20)
+            except subprocess.TimeoutExpired:
+                print(f"{process.popen.args} cannot be killed", file=sys.stderr)
+        for cleanup in reversed(self.cleanups):
+            cleanup()
+        if keep:
+            print(f"kept: {self.folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Case(unittest.TestCase):
+    """One world a test. `seconds` is the watchdog's."""
+    seconds = 120
+
+    def setUp(self):
+        self.world = World(self.seconds)
+        self.addCleanup(self.close_world)
+
+    def close_world(self):
+        errors = [e for _, e in self._outcome.errors if e] if hasattr(self._outcome, "errors") else []
+        result = self._outcome.result
+        failed = bool(errors) or any(t is self for t, _ in result.failures + result.errors)
+        if failed or self.world.hung:
+            for process in self.world.processes:
+                print(f"--- {process.log.name} (exit {process.popen.poll()})\n"
+                      f"{process.messages()[-3000:]}", file=sys.stderr)
+        self.world.close(keep=failed and os.environ.get("PLUMERIA_KEEP") == "1")
+        if self.world.hung:
+            raise Hung(f"not done within {self.seconds} s")
+
+    def eventually(self, condition, seconds, what):
+        return wait_until(condition, seconds, what)
+
+
+def main():
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        print("these tests mount file systems: they need root and /dev/fuse", file=sys.stderr)
+        sys.exit(1)
+    unittest.main(verbosity=2)
