@@ -1,5 +1,6 @@
 #!/bin/bash
-# Plumeria for the benchmark harness: everything in the process of one mount; B is a bind mount of A.
+# Plumeria for the benchmark harness: everything in the process of one mount, and B a bind mount of
+# it.
 #   PLUMERIA=…/plumeria   the program (default: the release build of this tree)
 . "$BENCH_LIB/lib.sh"
 plumeria=${PLUMERIA:-$here/../../build/release/plumeria}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Mounts and servers that die, stop or come back: what was fsynced is there, and the others go on."""
+"""Mounts and servers that die, stop or come back: what was fsynced is there, the others go on."""
 import multiprocessing
 import os
 import signal

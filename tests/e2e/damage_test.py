@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Bits that flip in the store: an error that names the block, or the right answer; never a crash."""
+"""Bits that flip in the store: an error that names the block, or the right answer, and no crash."""
 import errno
 import os
 import random

@@ -22,10 +22,10 @@ class Errors(harness.Case):
 
     def test_wrong_arguments(self):
         store = self.world.mkfs()
-        for command in ([], ["mkfs"], ["nonsense"], ["mount", store], ["mkfs", "x", "--log-size", "y"],
-                        ["mkfs", "x", "--log-size", "4095"], ["serve", store, "--lease", "-1"],
-                        ["serve", store, "--lease", "x"], ["status"], ["umount"], ["mkfs", "x", "y"],
-                        ["mkfs", "x", "--label", "l" * 64]):
+        for command in ([], ["mkfs"], ["nonsense"], ["mount", store], ["status"], ["umount"],
+                        ["mkfs", "x", "--log-size", "y"], ["mkfs", "x", "--log-size", "4095"],
+                        ["serve", store, "--lease", "-1"], ["serve", store, "--lease", "x"],
+                        ["mkfs", "x", "y"], ["mkfs", "x", "--label", "l" * 64]):
             self.fails(2, "plumeria", *command)
         for command in ("mkfs", "mount", "umount", "serve", "fsck", "status", "version"):
             self.assertIn("plumeria", run(PLUMERIA, command, "--help").stdout.lower())

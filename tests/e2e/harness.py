@@ -1,12 +1,12 @@
 """Real processes for the end-to-end tests: stores, servers, mounts, and the certainty that they go.
 
 A test derives from Case and uses self.world. Whatever happens, at its end every process that it
-started is gone, every mount is unmounted (a hung one by aborting its FUSE connection) and its folder
-is removed. A watchdog does the same when a test takes too long, so that a hang in the kernel is a
-failure and not the end of the machine.
+started is gone, every mount is unmounted (a hung one by aborting its FUSE connection) and its
+folder is removed. A watchdog does the same when a test takes too long, so that a hang in the kernel
+is a failure and not the end of the machine.
 
-Environment: PLUMERIA (the program), PLUMERIA_LONG=1 (longer loads), PLUMERIA_KEEP=1 (keep folders of
-failed tests).
+Environment: PLUMERIA (the program), PLUMERIA_LONG=1 (longer loads), PLUMERIA_KEEP=1 (keep folders
+of failed tests).
 """
 import json
 import os
@@ -45,8 +45,9 @@ def wait_until(condition, seconds, what):
 def run(*command, timeout=60, check=True, **options):
     """Runs a command to its end; a failure shows what it printed."""
     command = [str(word) for word in command]
-    done = subprocess.run(command, timeout=timeout, check=False, text=True, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    done = subprocess.run(command, timeout=timeout, check=False, text=True,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          **options)
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n"
                              f"{done.stdout[-2000:]}{done.stderr[-4000:]}")
@@ -88,8 +89,9 @@ class Process:
         self.world = world
         self.log = world.folder / f"{name}.log"
         with open(self.log, "ab") as log:
-            self.popen = subprocess.Popen([PLUMERIA, *map(str, arguments)], stdin=subprocess.DEVNULL,
-                                          stdout=log, stderr=log, start_new_session=True)
+            self.popen = subprocess.Popen([PLUMERIA, *map(str, arguments)],
+                                          stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                          start_new_session=True)
         world.processes.append(self)
 
     def messages(self):
@@ -195,7 +197,7 @@ class World:
 
     def give_up(self):
         self.hung = True
-        print("watchdog: the test takes too long; ending its processes", file=sys.stderr, flush=True)
+        print("watchdog: the test takes too long; ending its processes", file=sys.stderr)
         self.end_processes()
 
     def mkfs(self, name="store", *options):
@@ -255,9 +257,8 @@ class Case(unittest.TestCase):
         self.addCleanup(self.close_world)
 
     def close_world(self):
-        errors = [e for _, e in self._outcome.errors if e] if hasattr(self._outcome, "errors") else []
         result = self._outcome.result
-        failed = bool(errors) or any(t is self for t, _ in result.failures + result.errors)
+        failed = any(test is self for test, _ in result.failures + result.errors)
         if failed or self.world.hung:
             for process in self.world.processes:
                 print(f"--- {process.log.name} (exit {process.popen.poll()})\n"
