@@ -68,8 +68,10 @@ constexpr BlockId orphan_block(std::uint32_t slot, std::uint64_t index) {
 
 class PieceView {
  public:
-  explicit PieceView(ByteView block) : block_(block) {}
-  std::uint64_t number() const { return owner_of(block_); }
+  explicit PieceView(ByteView block) : block_(block), number_(owner_of(block)) {}
+  // For a block that may never have been written and so does not know its number.
+  PieceView(ByteView block, std::uint64_t number) : block_(block), number_(number) {}
+  std::uint64_t number() const { return number_; }
   std::uint64_t version_floor() const { return load<std::uint64_t>(block_.data() + 32); }
   std::uint64_t next_segment() const { return load<std::uint64_t>(block_.data() + 40); }
   std::uint32_t used(Unit unit) const {
@@ -81,6 +83,7 @@ class PieceView {
 
  private:
   ByteView block_;
+  std::uint64_t number_;
 };
 
 class PieceEditor {
@@ -100,7 +103,13 @@ void format_piece(MutableByteView block, std::uint64_t number, std::uint64_t ver
 Status check_piece(ByteView block, std::uint64_t number);
 
 constexpr std::size_t orphans_per_block = (block_size - 48) / 16;
-enum class OrphanKind : std::uint64_t { none = 0, inode = 1, segment = 2 };
+enum class OrphanKind : std::uint64_t {
+  none = 0,
+  inode = 1,            // free it if it has no links and nobody has it open
+  segment = 2,          // its file has let it go: discard it
+  pending_segment = 3,  // given to a file whose inode does not name it yet: while the slot's owner
+                        // lives it is in use
+};
 struct Orphan {
   OrphanKind kind = OrphanKind::none;
   std::uint64_t number = 0;

@@ -1,0 +1,260 @@
+#include "fs/file_system.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "fs/data.h"
+
+namespace plumeria::fs {
+namespace {
+
+// How many files' data go to the disk side by side in the background: their flushes are shared.
+constexpr std::size_t commits_in_flight = 32;
+
+}  // namespace
+
+FileSystem::FileSystem(World world, disk::VirtualDisk& disk, wal::Log& log,
+                       cache::BlockCache& cache, clerk::Clerk& clerk, format::Superblock superblock,
+                       FileSystemOptions options)
+    : options_(options),
+      core_{world,
+            disk,
+            log,
+            cache,
+            clerk,
+            std::move(superblock),
+            clerk.membership().lease,
+            clerk.membership().slot},
+      allocator_(core_),
+      orphans_(core_),
+      clean_(world.executor),
+      wake_(world.executor),
+      wake_trimmer_(world.executor),
+      lost_event_(world.executor) {
+  core_.allocator = &allocator_;
+  core_.orphans = &orphans_;
+}
+
+FileSystem::~FileSystem() = default;
+
+Task<Status> FileSystem::start() {
+  CO_TRY_STATUS(co_await orphans_.start());
+  core_.log.on_pressure([this] { wake_trimmer_.notify_all(); });
+  tasks_.spawn(orphans_.run());
+  tasks_.spawn(background());
+  tasks_.spawn(trimmer());
+  co_return Status();
+}
+
+Task<Status> FileSystem::stop() {
+  Status status = co_await sync_everything();
+  stopping_ = true;
+  orphans_.stop();
+  wake_.notify_all();
+  wake_trimmer_.notify_all();
+  co_await wait_for_tasks();
+  if (status) status = co_await sync_everything();
+  if (status) status = co_await core_.cache.checkpoint();
+  co_return status;
+}
+
+void FileSystem::lose() {
+  is_lost_ = true;
+  stopping_ = true;
+  orphans_.stop();
+  clean_.notify_all();
+  wake_.notify_all();
+  wake_trimmer_.notify_all();
+  lost_event_.notify_all();
+}
+
+// The tasks end by themselves at the next thing they wait for.
+Task<void> FileSystem::wait_for_tasks() {
+  while (tasks_.running() > 0) co_await sleep_for(core_.world, 1ms);
+}
+
+bool FileSystem::has_writer(InodeNumber inode) const {
+  const auto entry = core_.files.find(inode);
+  return entry != core_.files.end() && entry->second->writers > 0;
+}
+
+bool FileSystem::may_reclaim(InodeNumber inode) {
+  FileState* file = core_.find_file(inode);
+  if (file == nullptr || file->handles == 0) return true;
+  file->reclaim_on_close = true;
+  return false;
+}
+
+// Writes changes out after the write-back interval, or at once when too much is dirty.
+Task<void> FileSystem::background() {
+  while (!stopping_) {
+    const bool too_much = core_.dirty_bytes > options_.dirty_data_max / 2;
+    const TimePoint old = core_.world.clock.now() - options_.write_back_interval;
+    std::vector<Task<Status>> commits;
+    const auto one = [](FileSystem& self, InodeNumber inode) -> Task<Status> {
+      co_await self.commit_one(inode);
+      co_return Status();
+    };
+    bool dirty_left = false;
+    for (const auto& [inode, file] : core_.files) {
+      if (!file->is_dirty()) continue;
+      if ((too_much || file->dirty_since <= old) && commits.size() < commits_in_flight) {
+        commits.push_back(one(*this, inode));
+      } else {
+        dirty_left = true;
+      }
+    }
+    if (!commits.empty()) {
+      co_await gather(core_.world.executor, std::move(commits));
+      clean_.notify_all();
+      if (dirty_left && too_much) continue;
+    }
+    if (stopping_) break;
+    // What was changed without data becomes durable within the interval as well.
+    if (core_.log.end() > core_.log.durable()) {
+      const Status synced = co_await core_.log.sync_all();
+      if (!synced) break;
+      dirty_left = true;
+    }
+    if (stopping_) break;
+    const TimePoint next = core_.world.clock.now() + options_.write_back_interval / 2;
+    const TimerId timer = core_.world.executor.at(next, [this] { wake_.notify_all(); });
+    do {
+      co_await wake_.next();
+    } while (!stopping_ && core_.world.clock.now() < next &&
+             core_.dirty_bytes <= options_.dirty_data_max / 2);
+    core_.world.executor.cancel(timer);
+  }
+}
+
+// Only if the lock comes at once: whoever has it pinned or takes it away sees to the data as well.
+Task<void> FileSystem::commit_one(InodeNumber inode) {
+  auto pin = core_.clerk.try_local(inode_lock(inode), Mode::exclusive);
+  if (!pin) co_return;
+  co_await commit_or_lose(inode);
+  core_.forget_if_idle(inode);
+}
+
+// A file whose data cannot be written (a full or broken disk) says so at its next fsync; memory is
+// not kept for it for ever.
+Task<void> FileSystem::commit_or_lose(InodeNumber inode) {
+  const Status status = co_await commit_data(core_, inode, true);
+  if (status || is_lost_) co_return;
+  const Errc code = status.error().code;
+  if (code == Errc::fenced || code == Errc::lost || code == Errc::shut_down) co_return;
+  log_error(absl::StrCat("data of inode ", raw(inode),
+                         " could not be written and are lost: ", status.error().message()));
+  if (FileState* file = core_.find_file(inode)) {
+    file->dirty.clear();
+    core_.account(*file);
+    file->size.reset();
+    file->mtime.reset();
+    file->ctime.reset();
+    file->left_inline = false;
+    file->data_written = false;
+    file->lost = file->handles > 0;
+  }
+}
+
+// Keeps the log from filling up: writes blocks to their places and trims.
+Task<void> FileSystem::trimmer() {
+  while (!stopping_) {
+    if (core_.log.pressure() > 0.5) {
+      const Status status = co_await core_.cache.checkpoint();
+      if (!status) {
+        log_error(absl::StrCat("cannot write metadata back: ", status.error().message()));
+        co_await sleep_for(core_.world, 1s);
+      } else if (co_await core_.log.sync_all(); core_.log.pressure() > 0.5) {
+        // What remains belongs to operations that are under way.
+        co_await sleep_for(core_.world, 10ms);
+      }
+      continue;
+    }
+    co_await wake_trimmer_.next();
+  }
+}
+
+Task<void> FileSystem::give_up(LockName name, Mode keep) {
+  Status status;
+  if (name.lock_class == LockClass::inode) {
+    const InodeNumber inode{name.number};
+    co_await commit_or_lose(inode);
+    clean_.notify_all();
+    core_.sole.erase(inode);
+    // From here on the inode may lose its last link elsewhere: what is open here is protected by
+    // the open lock.
+    FileState* file = core_.find_file(inode);
+    if (keep == Mode::none && file != nullptr && file->handles > 0 && !file->open_pin) {
+      auto pin = co_await core_.clerk.acquire(open_lock(inode), Mode::shared);
+      FileState* now = core_.find_file(inode);
+      if (pin && now != nullptr && now->handles > 0) now->open_pin = std::move(*pin);
+    }
+    core_.forget_if_idle(inode);
+  }
+  for (;;) {
+    if (!planted(Fault::release_before_flush) || name.lock_class != LockClass::inode) {
+      status = co_await core_.cache.write_back(name);
+    }
+    if (status) break;
+    if (is_lost_) co_return;
+    log_error(absl::StrCat("cannot write back ", lock::to_string(name),
+                           " to give it up: ", status.error().message()));
+    co_await sleep_for(core_.world, 1s);
+    if (is_lost_) co_return;
+  }
+  if (name.lock_class == LockClass::piece) allocator_.given_up(name.number);
+  if (keep == Mode::none) core_.cache.drop(name);
+}
+
+std::vector<Handle> FileSystem::handles() const {
+  std::vector<Handle> all;
+  for (const auto& [id, handle] : handles_) all.push_back(handle);
+  return all;
+}
+
+// Files with data or changes that are not durable, and files whose locks protected somebody.
+std::vector<InodeNumber> FileSystem::lost_inodes() const {
+  std::vector<InodeNumber> lost;
+  for (const auto& [inode, file] : core_.files) {
+    if (file->is_dirty() || file->lost || file->last > core_.log.durable()) lost.push_back(inode);
+  }
+  for (const auto& [inode, count] : file_lock_counts_) lost.push_back(inode);
+  std::sort(lost.begin(), lost.end());
+  lost.erase(std::unique(lost.begin(), lost.end()), lost.end());
+  return lost;
+}
+
+void FileSystem::adopt(const std::vector<Handle>& handles, const std::vector<InodeNumber>& lost) {
+  for (const Handle& handle : handles) {
+    FileState& file = core_.file(handle.inode);
+    ++file.handles;
+    if (handle.writable) ++file.writers;
+    file.generation = handle.generation;
+    handles_.emplace(handle.id, handle);
+    next_handle_ = std::max(next_handle_, raw(handle.id) + 1);
+  }
+  for (InodeNumber inode : lost) {
+    if (FileState* file = core_.find_file(inode)) file->lost = true;
+  }
+  tasks_.spawn(protect_handles(handles));
+}
+
+// No inode lock protects these handles yet, so their open locks do.
+Task<void> FileSystem::protect_handles(std::vector<Handle> handles) {
+  for (const Handle& handle : handles) {
+    if (stopping_) co_return;
+    auto pin = co_await core_.clerk.acquire(open_lock(handle.inode), Mode::shared);
+    FileState* file = core_.find_file(handle.inode);
+    if (pin && file != nullptr && file->handles > 0) file->open_pin = std::move(*pin);
+  }
+}
+
+std::size_t FileSystem::lost_files() const {
+  std::size_t count = 0;
+  for (const auto& [inode, file] : core_.files) count += file->lost ? 1 : 0;
+  return count;
+}
+
+}  // namespace plumeria::fs

@@ -1,0 +1,171 @@
+// The file system of one mount: POSIX over cached blocks under locks (DESIGN of each operation: the
+// .cc files, one group of operations each).
+//
+// Every operation reserves log space, pins its locks in the order of LockName, looks, changes
+// blocks in one transaction, and drops the pins. A lock that is found to be needed out of order is
+// tried; if it cannot be had at once, everything is dropped, taken in order, and looked at again.
+//
+// Threads: the executor's. Ownership: borrows what is in Core; outlives its operations.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "fs/allocator.h"
+#include "fs/core.h"
+#include "fs/directory.h"
+#include "fs/operations.h"
+#include "fs/orphans.h"
+
+namespace plumeria::fs {
+
+struct FileSystemOptions {
+  std::uint64_t dirty_data_max = 64ull << 20;  // bytes; writers wait beyond it
+  Duration write_back_interval = 1s;
+};
+
+// An open file or directory, as it survives the loss of a lease.
+struct Handle {
+  HandleId id{};
+  InodeNumber inode{};
+  std::uint64_t generation = 0;
+  bool writable = false;
+};
+
+class FileSystem : public Operations {
+ public:
+  FileSystem(World world, disk::VirtualDisk& disk, wal::Log& log, cache::BlockCache& cache,
+             clerk::Clerk& clerk, format::Superblock superblock, FileSystemOptions options);
+  ~FileSystem() override;
+
+  Task<Status> start();
+  // Commits everything and ends the background tasks. No operation may be running.
+  Task<Status> stop();
+
+  Task<Result<LookupReply>> lookup(InodeNumber parent, std::string name) override;
+  void forget(InodeNumber inode) override;
+  Task<Result<Covered<Attributes>>> getattr(InodeNumber inode) override;
+  Task<Result<Covered<Attributes>>> setattr(InodeNumber inode, Changes changes, Caller caller,
+                                            Access access) override;
+  Task<Result<std::string>> readlink(InodeNumber inode) override;
+  Task<Result<Covered<Attributes>>> mknod(InodeNumber parent, std::string name, std::uint32_t mode,
+                                          std::uint32_t rdev, Caller caller) override;
+  Task<Result<Covered<Attributes>>> mkdir(InodeNumber parent, std::string name, std::uint32_t mode,
+                                          Caller caller) override;
+  Task<Result<Covered<Attributes>>> symlink(InodeNumber parent, std::string name,
+                                            std::string target, Caller caller) override;
+  Task<Result<Covered<Attributes>>> link(InodeNumber inode, InodeNumber parent,
+                                         std::string name) override;
+  Task<Status> unlink(InodeNumber parent, std::string name) override;
+  Task<Status> rmdir(InodeNumber parent, std::string name) override;
+  Task<Status> rename(InodeNumber parent, std::string name, InodeNumber new_parent,
+                      std::string new_name, std::uint32_t flags) override;
+  Task<Result<CreateReply>> create(InodeNumber parent, std::string name, std::uint32_t mode,
+                                   std::uint32_t flags, Caller caller) override;
+  Task<Result<HandleId>> open(InodeNumber inode, std::uint32_t flags) override;
+  Task<Status> release(HandleId handle) override;
+  Task<Result<Bytes>> read(InodeNumber inode, std::uint64_t offset, std::uint32_t size,
+                           Access access) override;
+  Task<Result<WriteReply>> write(InodeNumber inode, std::uint64_t offset, SharedBytes data,
+                                 bool append, bool kill_suid, Access access) override;
+  Task<Status> fsync(InodeNumber inode, bool data_only) override;
+  Task<Status> sync_everything() override;
+  Task<Result<Covered<std::vector<DirectoryEntry>>>> readdir(InodeNumber inode,
+                                                             std::uint64_t cookie, std::size_t max,
+                                                             bool plus) override;
+  Task<Result<FileSystemStatistics>> statfs() override;
+  Task<Status> set_file_lock(clerk::FileLock lock, bool wait, std::uint64_t request) override;
+  void cancel_file_lock(std::uint64_t request) override;
+  Task<Result<clerk::FileLock>> test_file_lock(clerk::FileLock lock) override;
+  Task<Status> drop_file_locks(InodeNumber inode, bool is_flock, std::uint64_t owner) override;
+
+  // For the mount, when a lock goes (clerk.h, step 4), after the kernel has forgotten what it must:
+  // writes back what `name` covers, forgets it if `keep` is none. Does not return before it is
+  // done; if it cannot be, not before the lease is lost.
+  Task<void> give_up(LockName name, Mode keep);
+  bool has_writer(InodeNumber inode) const;
+  bool may_reclaim(
+      InodeNumber inode);  // nobody has it open here; else the duty to reclaim it is taken
+
+  // For a new lease after a lost one.
+  std::vector<Handle> handles() const;
+  std::vector<InodeNumber> lost_inodes() const;
+  void adopt(const std::vector<Handle>& handles, const std::vector<InodeNumber>& lost);
+  // Everything that waits on this file system's account ends with Errc::lost.
+  void lose();
+  // After lose() or in stop(), when no operation is running: waits for the background tasks to end.
+  Task<void> wait_for_tasks();
+
+  std::uint64_t dirty_bytes() const { return core_.dirty_bytes; }
+  std::size_t open_files() const { return handles_.size(); }
+  std::size_t lost_files() const;
+
+ private:
+  struct NewInode {
+    std::uint32_t mode = 0;
+    std::uint32_t rdev = 0;
+    std::string target;  // of a symlink
+    Caller caller;
+  };
+  Task<Result<Covered<Attributes>>> make(InodeNumber parent, std::string name, NewInode kind);
+  Attributes format_new(Transaction& transaction, const BlockRef& block, std::uint64_t version,
+                        InodeNumber number, const format::InodeView& parent, const NewInode& kind);
+  struct PinnedChild {
+    Pin directory_pin, child_pin;
+    NamePath name;
+    BlockRef directory, child;
+  };
+  Task<Result<PinnedChild>> pin_child(InodeNumber parent, const std::string& name, Mode mode);
+  Task<Status> remove(InodeNumber parent, std::string name, bool directory);
+  // What taking one link away does, decided before and finished after the transaction.
+  struct LinkDrop {
+    BlockRef child;
+    bool last = false;                 // no link is left
+    std::optional<PinnedPiece> piece;  // the inode can be freed at once
+    FreedInode freed;
+  };
+  LinkDrop plan_link_drop(const BlockRef& child, std::uint32_t links);
+  void drop_link(Transaction& transaction, LinkDrop& drop, std::uint32_t links, std::int64_t now);
+  void after_link_drop(LinkDrop& drop, LogPosition position);
+  struct RenameRequest {
+    InodeNumber parent, new_parent;
+    std::string name, new_name;
+    std::uint32_t flags = 0;
+  };
+  struct RenamePeek;
+  Task<Result<RenamePeek>> peek_rename(const RenameRequest& request);
+  Task<Result<bool>> try_rename(const RenameRequest& request, const RenamePeek& peek);
+  Task<Result<bool>> is_below(InodeNumber directory, InodeNumber ancestor);
+  HandleId add_handle(InodeNumber inode, std::uint64_t generation, std::uint32_t flags);
+  Task<Status> set_attributes(InodeNumber inode, const Changes& changes);
+  Task<Status> take_space(std::uint64_t bytes);
+  Task<void> add_attributes(std::vector<DirectoryEntry>& entries, std::vector<Pin>& pins);
+  Task<void> commit_or_lose(InodeNumber inode);
+  Task<void> background();
+  Task<void> trimmer();
+  Task<void> commit_one(InodeNumber inode);
+  Task<void> protect_handles(std::vector<Handle> handles);
+  Status check_lost(InodeNumber inode) const;
+
+  FileSystemOptions options_;
+  Core core_;
+  Allocator allocator_;
+  Orphans orphans_;
+  std::map<HandleId, Handle> handles_;
+  std::uint64_t next_handle_ = 1;
+  absl::flat_hash_set<InodeNumber>
+      removed_directories_;  // gone, but the kernel may still be in them
+  std::map<InodeNumber, std::uint64_t>
+      file_lock_counts_;     // inodes on which this mount holds flock or fcntl locks
+  std::uint64_t space_ = 0;  // bytes that may still be written before the disk is asked again
+  TimePoint space_asked_{};
+  Event clean_;  // dirty data were written back
+  Event wake_;   // work for the background task
+  Event wake_trimmer_;
+  Event lost_event_;
+  bool stopping_ = false, is_lost_ = false;
+  TaskScope tasks_;
+};
+
+}  // namespace plumeria::fs

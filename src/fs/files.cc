@@ -1,0 +1,302 @@
+// Operations on open files and attributes.
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "fs/data.h"
+#include "fs/file_system.h"
+
+namespace plumeria::fs {
+namespace {
+
+using format::InodeEditor;
+using format::InodeView;
+
+bool opens_for_writing(std::uint32_t flags) { return (flags & O_ACCMODE) != O_RDONLY; }
+
+// What a write, a truncation or a change of owner leaves of the mode: no suid, and no sgid where it
+// means "run as the group".
+std::uint32_t without_suid(std::uint32_t mode) {
+  if (!S_ISREG(mode)) return mode;
+  mode &= ~std::uint32_t{S_ISUID};
+  if ((mode & S_IXGRP) != 0) mode &= ~std::uint32_t{S_ISGID};
+  return mode;
+}
+
+}  // namespace
+
+Status FileSystem::check_lost(InodeNumber inode) const {
+  const auto entry = core_.files.find(inode);
+  if (entry != core_.files.end() && entry->second->lost) {
+    return fail(Errc::io, absl::StrCat("inode ", raw(inode), " lost data with its mount's lease"));
+  }
+  return {};
+}
+
+HandleId FileSystem::add_handle(InodeNumber inode, std::uint64_t generation, std::uint32_t flags) {
+  Handle handle;
+  handle.id = HandleId{next_handle_++};
+  handle.inode = inode;
+  handle.generation = generation;
+  handle.writable = opens_for_writing(flags);
+  FileState& file = core_.file(inode);
+  file.generation = generation;
+  ++file.handles;
+  if (handle.writable) ++file.writers;
+  handles_.emplace(handle.id, handle);
+  return handle.id;
+}
+
+Task<Result<HandleId>> FileSystem::open(InodeNumber inode, std::uint32_t flags) {
+  CO_TRY_STATUS(check_lost(inode));
+  // With a writer here, pages may be cached only under the exclusive lock; so it is had before the
+  // first store can happen.
+  const Mode mode = opens_for_writing(flags) ? Mode::exclusive : Mode::shared;
+  auto pin = co_await core_.clerk.acquire(inode_lock(inode), mode);
+  if (!pin) co_return fail(std::move(pin).error());
+  auto block = co_await core_.load_inode(inode);
+  if (!block) co_return fail(std::move(block).error());
+  co_return add_handle(inode, InodeView(block->bytes()).generation(), flags);
+}
+
+Task<Status> FileSystem::release(HandleId id) {
+  const auto entry = handles_.find(id);
+  if (entry == handles_.end()) co_return fail(Errc::bad_handle);
+  const Handle handle = entry->second;
+  handles_.erase(entry);
+  FileState& file = core_.file(handle.inode);
+  CHECK(file.handles > 0);
+  if (handle.writable) --file.writers;
+  if (--file.handles == 0) {
+    file.open_pin.drop();
+    file.lost = false;
+    file.generation = 0;
+    if (std::exchange(file.reclaim_on_close, false)) {
+      orphans_.look_at(Orphan{OrphanKind::inode, raw(handle.inode)});
+    }
+    core_.forget_if_idle(handle.inode);
+  }
+  co_return Status();
+}
+
+Task<Result<Covered<Attributes>>> FileSystem::getattr(InodeNumber inode) {
+  auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::shared);
+  if (!pin) co_return fail(std::move(pin).error());
+  auto block = co_await core_.load_inode(inode);
+  if (!block) co_return fail(std::move(block).error());
+  Covered<Attributes> reply;
+  reply.value = attributes_of(block->bytes(), core_.find_file(inode));
+  reply.pins.push_back(std::move(*pin));
+  co_return reply;
+}
+
+Task<Result<Covered<Attributes>>> FileSystem::setattr(InodeNumber inode, Changes changes, Caller,
+                                                      Access access) {
+  CO_TRY_STATUS(check_lost(inode));
+  if (changes.size && *changes.size > file_size_max) co_return fail(Errc::file_too_big);
+  Covered<Attributes> reply;
+  if (access == Access::normal) {
+    auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::exclusive);
+    if (!pin) co_return fail(std::move(pin).error());
+    reply.pins.push_back(std::move(*pin));
+  }
+  auto block = co_await core_.load_inode(inode);
+  if (!block) co_return fail(std::move(block).error());
+  const InodeView view(block->bytes());
+  if (changes.size) {
+    if (view.is_directory()) co_return fail(Errc::is_directory);
+    if (!view.is_regular()) co_return fail(Errc::invalid);
+    const std::uint64_t before = size_of(block->bytes(), core_.find_file(inode));
+    CO_TRY_STATUS(co_await truncate_data(core_, inode, *changes.size, true));
+    if (*changes.size == before && !changes.mtime && !changes.mtime_now) changes.mtime_now = true;
+    wake_.notify_all();
+  }
+  CO_TRY_STATUS(co_await set_attributes(inode, changes));
+  reply.value = attributes_of(block->bytes(), core_.find_file(inode));
+  co_return reply;
+}
+
+// Requires: the inode is held exclusively.
+Task<Status> FileSystem::set_attributes(InodeNumber inode, const Changes& changes_by_reference) {
+  const Changes changes = changes_by_reference;
+  auto block = co_await core_.load_inode(inode);
+  if (!block) co_return fail(std::move(block).error());
+  auto reservation = co_await core_.log.reserve(operation_log_bytes, true);
+  if (!reservation) co_return fail(std::move(reservation).error());
+  const std::int64_t now = core_.now();
+  Transaction transaction(core_.cache);
+  MutableByteView bytes = transaction.edit(*block);
+  const InodeView view(bytes);
+  InodeEditor editor(bytes);
+  std::uint32_t mode = view.mode();
+  if (changes.mode) mode = (mode & S_IFMT) | (*changes.mode & 07777);
+  if (changes.kill_suid) mode = without_suid(mode);
+  editor.mode(mode);
+  if (changes.uid) editor.uid(*changes.uid);
+  if (changes.gid) editor.gid(*changes.gid);
+  FileState* file = core_.find_file(inode);
+  if (changes.atime_now) editor.atime(now);
+  if (changes.atime) editor.atime(raw(*changes.atime));
+  if (changes.mtime || changes.mtime_now) {
+    editor.mtime(changes.mtime ? raw(*changes.mtime) : now);
+    if (file != nullptr)
+      file->mtime.reset();  // what was written before is older than what was asked for
+  }
+  editor.ctime(std::max(now, view.ctime()));
+  auto position = transaction.commit(*reservation);
+  if (!position) co_return fail(std::move(position).error());
+  if (file != nullptr) file->last = *position;
+  co_return Status();
+}
+
+Task<Result<std::string>> FileSystem::readlink(InodeNumber inode) {
+  auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::shared);
+  if (!pin) co_return fail(std::move(pin).error());
+  auto block = co_await core_.load_inode(inode);
+  if (!block) co_return fail(std::move(block).error());
+  const InodeView view(block->bytes());
+  if (!view.is_symlink()) co_return fail(Errc::invalid);
+  co_return std::string(as_text(view.inline_data()));
+}
+
+Task<Result<Bytes>> FileSystem::read(InodeNumber inode, std::uint64_t offset, std::uint32_t size,
+                                     Access access) {
+  CO_TRY_STATUS(check_lost(inode));
+  Pin pin;
+  if (access == Access::normal) {
+    for (;;) {
+      const Mode mode = has_writer(inode) ? Mode::exclusive : Mode::shared;
+      auto acquired = co_await core_.clerk.acquire(inode_lock(inode), mode);
+      if (!acquired) co_return fail(std::move(acquired).error());
+      pin = std::move(*acquired);
+      // A writer may have come while we waited for the shared lock.
+      if (mode == Mode::exclusive || !has_writer(inode)) break;
+      pin.drop();
+    }
+  }
+  co_return co_await read_data(core_, inode, offset, size);
+}
+
+Task<Result<WriteReply>> FileSystem::write(InodeNumber inode, std::uint64_t offset,
+                                           SharedBytes data, bool append, bool kill_suid,
+                                           Access access) {
+  CO_TRY_STATUS(check_lost(inode));
+  WriteReply reply;
+  if (data.empty()) co_return reply;
+  Pin pin;
+  if (access == Access::normal) {
+    CO_TRY_STATUS(co_await take_space(data.size()));
+    while (core_.dirty_bytes > options_.dirty_data_max && !is_lost_) {
+      wake_.notify_all();
+      co_await clean_.next();
+    }
+    auto acquired = co_await core_.clerk.acquire(inode_lock(inode), Mode::exclusive);
+    if (!acquired) co_return fail(std::move(acquired).error());
+    pin = std::move(*acquired);
+  }
+  auto block = co_await core_.load_inode(inode);
+  if (!block) co_return fail(std::move(block).error());
+  const InodeView view(block->bytes());
+  if (!view.is_regular()) co_return fail(Errc::invalid);
+  reply.offset = append ? size_of(block->bytes(), core_.find_file(inode)) : offset;
+  if (reply.offset > file_size_max || data.size() > file_size_max - reply.offset) {
+    co_return fail(Errc::file_too_big);
+  }
+  reply.written = data.size();
+  const bool was_dirty = core_.find_file(inode) != nullptr && core_.find_file(inode)->is_dirty();
+  CO_TRY_STATUS(co_await write_data(core_, inode, reply.offset, std::move(data)));
+  if (!was_dirty) wake_.notify_all();
+  if (kill_suid && without_suid(view.mode()) != view.mode()) {
+    Changes changes;
+    changes.kill_suid = true;
+    CO_TRY_STATUS(co_await set_attributes(inode, changes));
+  }
+  co_return reply;
+}
+
+Task<Status> FileSystem::fsync(InodeNumber inode, bool) {
+  CO_TRY_STATUS(check_lost(inode));
+  if (const FileState* file = core_.find_file(inode); file != nullptr && file->is_dirty()) {
+    auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::exclusive);
+    if (!pin) co_return fail(std::move(pin).error());
+    CO_TRY_STATUS(co_await commit_data(core_, inode, false));
+    clean_.notify_all();
+  }
+  // The lease may have gone meanwhile, and the data with it.
+  CO_TRY_STATUS(check_lost(inode));
+  co_return co_await core_.log.sync_all();
+}
+
+Task<Status> FileSystem::sync_everything() {
+  std::vector<InodeNumber> dirty;
+  for (const auto& [inode, file] : core_.files) {
+    if (file->is_dirty()) dirty.push_back(inode);
+  }
+  for (InodeNumber inode : dirty) {
+    const FileState* file = core_.find_file(inode);
+    if (file == nullptr || !file->is_dirty()) continue;
+    auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::exclusive);
+    if (!pin) co_return fail(std::move(pin).error());
+    CO_TRY_STATUS(co_await commit_data(core_, inode, false));
+    core_.forget_if_idle(inode);
+  }
+  clean_.notify_all();
+  co_return co_await core_.log.sync_all();
+}
+
+// Asks the disk for its free space once a second, and in between counts what is promised, so that a
+// write is refused before it is acknowledged rather than lost after.
+Task<Status> FileSystem::take_space(std::uint64_t bytes) {
+  constexpr std::uint64_t reserve = 16u
+                                    << 20;  // for metadata in place, logs of new mounts, registers
+  const TimePoint now = core_.world.clock.now();
+  if (bytes > space_ || now - space_asked_ > 1s) {
+    space_asked_ = now;
+    auto usage = co_await core_.disk.usage();
+    if (!usage) co_return fail(std::move(usage).error());
+    const std::uint64_t promised = core_.dirty_bytes + reserve;
+    space_ = usage->available > promised ? usage->available - promised : 0;
+  }
+  if (bytes > space_) co_return fail(Errc::no_space);
+  space_ -= bytes;
+  co_return Status();
+}
+
+Task<Result<FileSystemStatistics>> FileSystem::statfs() {
+  auto usage = co_await core_.disk.usage();
+  if (!usage) co_return fail(std::move(usage).error());
+  FileSystemStatistics statistics;
+  statistics.block_size = format::block_size;
+  statistics.blocks_total = usage->total / format::block_size;
+  const std::uint64_t promised = core_.dirty_bytes;
+  const std::uint64_t available = usage->available > promised ? usage->available - promised : 0;
+  statistics.blocks_free = available / format::block_size;
+  // An inode takes a block, and there is no other limit.
+  statistics.inodes_total = statistics.blocks_total;
+  statistics.inodes_free = statistics.blocks_free;
+  co_return statistics;
+}
+
+Task<Status> FileSystem::set_file_lock(clerk::FileLock lock, bool wait, std::uint64_t request) {
+  CO_TRY_STATUS(check_lost(InodeNumber{lock.inode}));
+  const Mode mode = lock.mode;
+  Status status = co_await core_.clerk.set_file_lock(lock, wait, request);
+  if (status && mode != Mode::none) ++file_lock_counts_[InodeNumber{lock.inode}];
+  co_return status;
+}
+
+void FileSystem::cancel_file_lock(std::uint64_t request) { core_.clerk.cancel_file_lock(request); }
+
+Task<Result<clerk::FileLock>> FileSystem::test_file_lock(clerk::FileLock lock) {
+  return core_.clerk.test_file_lock(lock);
+}
+
+Task<Status> FileSystem::drop_file_locks(InodeNumber inode, bool is_flock, std::uint64_t owner) {
+  // Most closes concern files that nobody ever locked.
+  if (!file_lock_counts_.contains(inode)) co_return Status();
+  co_return co_await core_.clerk.drop_file_locks(raw(inode), is_flock, owner);
+}
+
+}  // namespace plumeria::fs

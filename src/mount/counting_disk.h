@@ -1,0 +1,59 @@
+// Passes everything on to a disk, and counts the changes that it refused because the lease was
+// over.
+#pragma once
+
+#include "disk/disk.h"
+
+namespace plumeria::mount {
+
+class CountingDisk : public disk::VirtualDisk {
+ public:
+  explicit CountingDisk(disk::VirtualDisk& below) : below_(below) {}
+  std::uint64_t fenced() const { return fenced_; }
+
+  Task<Result<Bytes>> read(disk::Address from, std::uint64_t length) override {
+    return below_.read(from, length);
+  }
+  Task<Status> write(disk::Address to, SharedBytes data, disk::LeaseNumber lease,
+                     disk::Durability durability) override {
+    return counted(below_.write(to, std::move(data), lease, durability));
+  }
+  Task<Status> discard(disk::Address from, std::uint64_t length, disk::LeaseNumber lease) override {
+    return counted(below_.discard(from, length, lease));
+  }
+  Task<Status> flush() override { return below_.flush(); }
+  Task<Status> preallocate(disk::Address from, std::uint64_t length,
+                           disk::LeaseNumber lease) override {
+    return counted(below_.preallocate(from, length, lease));
+  }
+  Task<Result<std::optional<disk::Extent>>> next_extent(disk::Segment segment,
+                                                        std::uint64_t from) override {
+    return below_.next_extent(segment, from);
+  }
+  Task<Result<std::vector<disk::Segment>>> list_segments(disk::Segment first,
+                                                         std::size_t limit) override {
+    return below_.list_segments(first, limit);
+  }
+  Task<Result<disk::Usage>> usage() override { return below_.usage(); }
+  Task<Result<disk::Register>> read_register(std::string_view name) override {
+    return below_.read_register(name);
+  }
+  Task<Result<std::uint64_t>> write_register(std::string_view name, std::uint64_t expected,
+                                             Bytes value, disk::LeaseNumber lease) override {
+    return below_.write_register(name, expected, std::move(value), lease);
+  }
+  Task<Status> admit(disk::LeaseNumber lease) override { return below_.admit(lease); }
+  Task<Status> fence(disk::LeaseNumber lease) override { return below_.fence(lease); }
+
+ private:
+  Task<Status> counted(Task<Status> change) {
+    Status status = co_await change;
+    if (!status && status.error().code == Errc::fenced) ++fenced_;
+    co_return status;
+  }
+
+  disk::VirtualDisk& below_;
+  std::uint64_t fenced_ = 0;
+};
+
+}  // namespace plumeria::mount
