@@ -42,7 +42,7 @@ inline LockName slot_lock(std::uint32_t n) { return {LockClass::slot, n}; }
 constexpr LockName rename_lock{LockClass::rename, 0};
 
 // What one operation may need in the log: the blocks of a directory's path, split, and a few more.
-constexpr std::uint64_t operation_log_bytes = 96u << 10;
+constexpr std::uint64_t operation_log_bytes = 64u << 10;
 
 // A regular file (or another inode) that is open here, or has data that the disk does not have yet.
 struct FileState {
