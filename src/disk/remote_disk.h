@@ -13,12 +13,12 @@
 //             Durability::logged are not sent again. So whoever writes or discards keeps the lock
 //             until it has flushed, except for `logged`.
 // Failure     If the server refuses one of those that it gets again, data that were acknowledged
-//             are gone: every later flush fails with that error.
+//             are gone: every later flush fails with that error (until forget(lease)).
 // Waiting     By default calls wait for the server for ever: a mount pauses while it is away.
 //             Bytes in flight and bytes kept are bounded; beyond the bound callers wait, and a
 //             flush is sent on our own.
 // Threads     The executor's. Ownership: borrows the world and the transport, and its Channel::disk
-//             handlers. Callers have ended, or the executor was stopped, before it is destroyed.
+//             handlers. stop() has returned, or the executor was stopped, before it is destroyed.
 #pragma once
 
 #include <cstdint>
@@ -55,6 +55,11 @@ class RemoteDisk final : public VirtualDisk {
   // Waits until a session with the server stands: for a mount's start. Errc::unavailable after
   // `patience`, with why the last attempt failed.
   Task<Status> wait_until_connected(Duration patience);
+  // Waits for all calls, its own flushes too; if none is made any more, it may be destroyed then.
+  Task<void> stop();
+  // The caller has given up this lease: what was written under it is not sent again any more, and
+  // its loss makes no flush fail.
+  void forget(LeaseNumber lease);
   Counters counters() const;
 
   Task<Result<Bytes>> read(Address from, std::uint64_t length) override;
