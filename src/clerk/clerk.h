@@ -1,6 +1,6 @@
 // The clerk: a mount's side of the lock service. It keeps granted locks until somebody else wants
-// them, hands them to the local operations that ask, and keeps the lease (DESIGN §6; Calypso's
-// tokens, Frangipani §6).
+// them, hands them to the local operations that ask, and keeps the lease (docs/protocol.md, "The
+// lock service"; Calypso's tokens, Frangipani §6).
 //
 // Two levels. Globally this client holds each lock in some Mode, granted by the lock server and
 // kept ("sticky"). Locally any number of operations hold Pins: many shared, or one exclusive, first
@@ -9,27 +9,29 @@
 // it asks for.
 //
 // Revoke, in this order, for one lock:
-//   1. the server's revoke arrives. Local operations may go on to pin for as long as the lock is
-//   busy, up to `linger_max`
-//      (RULES 21); operations that were granted by the revoke's own arrival are served first.
-//   2. handler.revoke_begins(name, keep) - synchronously; from now on new pins that conflict with
-//   `keep` wait until the lock is granted anew.
-//   3. existing conflicting pins drain.
+//   1. The server's revoke arrives. Local operations may go on to pin for as long as the lock is
+//      busy, up to `linger_max`; operations that waited for a grant which the revoke overtook are
+//      served first.
+//   2. handler.revoke_begins(name, keep), synchronously; from now on new pins that conflict with
+//      `keep` wait until the lock is granted anew.
+//   3. Existing conflicting pins drain.
 //   4. co_await handler.give_up(name, keep): kernel invalidation and write-back. No pin conflicts
-//   now; the lock still counts as
-//      held globally, and the handler may serve requests under it (RULES 27).
-//   5. the release or downgrade is sent, handler.revoke_ended(name, keep) is called, waiting local
-//   requests ask the server again.
-// The clerk gives up its own shared hold the same way before it asks for exclusive (RULES 19).
+//      now; the lock still counts as held globally, and the handler may serve requests under it.
+//   5. The release or downgrade is sent, handler.revoke_ended(name, keep) is called, waiting local
+//      requests ask the server again.
+// The clerk gives up its own shared hold the same way before it asks for exclusive. A revoke to
+// none that comes during 2 to 4 of a downgrade follows after it as a second one.
 //
 // The lease is counted from before the renewal was sent. When it cannot be renewed in time the
-// clerk is *suspended* (RULES 11): pins are not given, handler.suspended() runs before the
-// deadline, everything is kept; on success handler.resumed(). It is *lost* only when the server
-// says so: handler.lost(); from then on every call returns Errc::lost.
+// clerk is *suspended*: pins are not given, handler.suspended() runs before the deadline,
+// everything is kept; on success handler.resumed(), maybe while suspended() still runs. It is
+// *lost* only when the server says so, or the disk does (declare_lost): handler.lost(); from then
+// on every call returns Errc::lost. Pins that were given before stay with their owners until
+// dropped.
 //
-// Threads: the executor's. Ownership: the clerk outlives its pins and tasks. Errors: Errc::lost,
-// unavailable (never for a wait: waits last as long as the outage), again (a refused try),
-// shut_down.
+// Threads: the executor's. Ownership: the clerk outlives its pins and tasks, unless the executor
+// was stopped. Errors: Errc::lost, unavailable (never for a wait: waits last as long as the
+// outage), again (a refused try), shut_down (after leave()).
 #pragma once
 
 #include <cstdint>
@@ -42,6 +44,7 @@
 #include "base/result.h"
 #include "base/task.h"
 #include "base/world.h"
+#include "lock/file_locks.h"
 #include "lock/lease.h"
 #include "lock/name.h"
 #include "net/transport.h"
@@ -90,38 +93,28 @@ class RevokeHandler {
   // Step 2 above; must not wait.
   virtual void revoke_begins(LockName name, Mode keep) = 0;
   // Step 4. `keep` is shared (a downgrade) or none. After it nothing that the lock covered may be
-  // cached beyond `keep`, and everything dirty under it is as durable as RULES 2 asks. It cannot
-  // fail: a mount that cannot write back waits until the lease is lost.
+  // cached beyond `keep`, and everything dirty under it is durable. It cannot fail:
+  // a mount that cannot write back waits until the lease is lost.
   virtual Task<void> give_up(LockName name, Mode keep) = 0;
   // Step 5. The global mode is `keep` now.
   virtual void revoke_ended(LockName name, Mode keep) = 0;
   // A try of another client asks for this lock. False: refuse it (an open file; the duty to reclaim
-  // is then this mount's, RULES 22). Asked only for LockClass::open; other classes refuse a try
+  // is then this mount's). Asked only for LockClass::open; other classes refuse a try
   // while they hold a conflicting mode.
   virtual bool may_take(LockName name) = 0;
 
   // The lease could not be renewed and `deadline` comes: drop what the kernel caches before it
-  // (RULES 12).
+  // (a process that was stopped may come too late).
   virtual Task<void> suspended(TimePoint deadline) = 0;
   virtual void resumed() = 0;
   virtual void lost(std::string_view reason) = 0;
 };
 
-// A flock or fcntl lock on a range of bytes, with its owner (RULES 23). State lives at the lock
-// server.
-struct FileLock {
-  std::uint64_t inode = 0;
-  bool is_flock = false;      // flock(2) and fcntl(2) locks do not see each other
-  std::uint64_t owner = 0;    // unique within this client
-  std::uint64_t start = 0;    // bytes
-  std::uint64_t end = ~0ull;  // last byte, inclusive
-  Mode mode = Mode::none;     // none: unlock
-  std::uint32_t pid = 0;      // for F_GETLK
-};
+using lock::FileLock;  // State lives at the lock server.
 
 struct ClerkOptions {
   std::string label;             // host:directory, for status and messages
-  Duration linger_idle = 200us;  // RULES 21
+  Duration linger_idle = 200us;  // see docs/protocol.md, "Linger"
   Duration linger_max = 5ms;
   std::uint64_t locks_max = 1'000'000;  // beyond it unused locks are given back, oldest first
 };
@@ -131,8 +124,7 @@ struct Membership {
   LeaseNumber lease{};
   std::uint32_t slot = 0;  // the log slot of this lease
   Duration lease_duration{};
-  std::int64_t wall_offset =
-      0;  // ns to add to this machine's wall clock to get the store's time (RULES 36)
+  std::int64_t wall_offset = 0;  // ns to add to this machine's wall clock to get the store's time
 };
 
 struct ClerkStatus {
@@ -161,6 +153,8 @@ class Clerk final : public PinOwner {
   // Gives everything back without calling the handler (the mount has written back and stopped) and
   // ends the lease in peace.
   Task<Status> leave();
+  // The disk has refused a write of this lease: it is over, as if the server had said so.
+  void declare_lost(std::string reason);
 
   // Waits for the lock as long as it takes. The fast path (already held, no conflict) does not
   // suspend and sends nothing.

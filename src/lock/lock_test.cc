@@ -1,8 +1,7 @@
 #include <gtest/gtest.h>
 
-#include <random>
-
 #include "base/number.h"
+#include "base/seeded_random.h"
 #include "lock/lease_clock.h"
 #include "lock/messages.h"
 #include "lock/name.h"
@@ -167,12 +166,12 @@ TEST(MessagesTest, EveryCutIsRefusedOrShorter) {
 }
 
 TEST(MessagesTest, RandomDamageNeverCrashesTheDecoder) {
-  std::mt19937_64 random(1);
+  SeededRandom random(1);
   const Bytes whole = encode_one(clerk_items(), Direction::from_clerk);
   for (int i = 0; i < 200'000; ++i) {
     Bytes bad = whole;
     for (int flips = 0; flips < 3; ++flips) {
-      bad[24 + random() % (bad.size() - 24)] = static_cast<std::byte>(random());
+      bad[24 + random.below(bad.size() - 24)] = static_cast<std::byte>(random.next());
     }
     (void)decode_message(bad, Direction::from_clerk);
   }

@@ -1,5 +1,5 @@
-// The lock server: who holds which lock, which leases live, who recovers whom (DESIGN §6, RULES
-// 11–25).
+// The lock server: who holds which lock, which leases live, who recovers whom (docs/protocol.md,
+// "The lock service").
 //
 // A thin shell around pure state machines (lock table, file locks, leases): it receives messages
 // from clerks, keeps the table of leases in the store's register "view" by compare-and-swap, admits
@@ -26,7 +26,7 @@ namespace plumeria::lockd {
 using lock::LeaseNumber;
 
 // Replays the log of a slot whose lease is expired and fenced. Idempotent. An error freezes the
-// locks of that lease (RULES 14) and is retried.
+// locks of that lease and is retried.
 class Recoverer {
  public:
   virtual ~Recoverer() = default;
@@ -35,7 +35,7 @@ class Recoverer {
 
 struct LockServerOptions {
   Duration lease_duration = 10s;
-  // Greatest ratio of the speeds of two clocks, above 1 (RULES 16), in thousandths: 1010 is 1 %.
+  // Greatest ratio of the speeds of two clocks, above 1, in thousandths: 1010 is 1 %.
   std::uint32_t clock_ratio_milli = 1010;
   Duration revoke_deadline = 60s;  // then the holder's lease is ended, with the reason logged
   bool in_process = false;         // this server's clerks live and die with it (embedded mount)
@@ -78,8 +78,7 @@ class LockServer {
   Task<Status> mark_recovered(std::vector<std::uint32_t> slots);
 
   // Serves clerks from now on. Leases that were live are given one lease duration to report what
-  // they hold (rebuild); nothing is granted before every one has, or is expired and recovered
-  // (RULES 11, 15).
+  // they hold (rebuild); nothing is granted before every one has, or is expired and recovered.
   void serve();
 
   // Ends this lease now, as if it had run out.

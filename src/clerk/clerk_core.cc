@@ -1,0 +1,559 @@
+#include "clerk/clerk_core.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/number.h"
+
+namespace plumeria::clerk {
+
+using Kind = Effect::Kind;
+namespace {
+
+// How many entries an eviction looks at before it gives up for this time.
+constexpr int evict_looks = 16;
+
+Effect release_of(LockName name, Sequence sequence, Mode keep) {
+  Effect effect;
+  effect.kind = Kind::send_release;
+  effect.name = name;
+  effect.sequence = sequence;
+  effect.mode = keep;
+  return effect;
+}
+
+Effect keep_of(LockName name, Sequence sequence, std::uint64_t round) {
+  Effect effect;
+  effect.kind = Kind::send_keep;
+  effect.name = name;
+  effect.sequence = sequence;
+  effect.round = round;
+  return effect;
+}
+
+}  // namespace
+
+Effect ClerkCore::about(Kind kind, const Entry& entry, Mode mode) {
+  Effect effect;
+  effect.kind = kind;
+  effect.name = entry.name;
+  effect.mode = mode;
+  effect.sequence = entry.sequence;
+  return effect;
+}
+
+Effect ClerkCore::to_waiter(Kind kind, const Entry& entry, const Entry::Waiter& waiter) {
+  Effect effect = about(kind, entry, waiter.mode);
+  effect.waiter = waiter.id;
+  return effect;
+}
+
+ClerkCore::ClerkCore(ClerkCoreOptions options) : options_(options) {}
+ClerkCore::~ClerkCore() = default;
+
+ClerkCore::Entry* ClerkCore::find(LockName name) const {
+  auto at = entries_.find(name);
+  return at == entries_.end() ? nullptr : at->second.get();
+}
+
+ClerkCore::Entry& ClerkCore::find_or_make(LockName name) {
+  auto [at, made] = entries_.try_emplace(name);
+  if (made) {
+    at->second = std::make_unique<Entry>();
+    at->second->name = name;
+    append(*at->second);
+  }
+  return *at->second;
+}
+
+void ClerkCore::append(Entry& entry) {
+  entry.older = newest_;
+  entry.newer = nullptr;
+  (newest_ != nullptr ? newest_->newer : oldest_) = &entry;
+  newest_ = &entry;
+}
+
+void ClerkCore::unlink(Entry& entry) {
+  (entry.older != nullptr ? entry.older->newer : oldest_) = entry.newer;
+  (entry.newer != nullptr ? entry.newer->older : newest_) = entry.older;
+}
+
+void ClerkCore::erase(Entry& entry) {
+  CHECK(entry.idle() && entry.held == Mode::none && entry.asked == Mode::none);
+  CHECK(entry.stage == Entry::Stage::none && entry.linger_due == TimePoint::max());
+  unlink(entry);
+  entries_.erase(entry.name);
+}
+
+void ClerkCore::set_held(Entry& entry, Mode mode) {
+  if (entry.held == Mode::shared) --held_shared_;
+  if (entry.held == Mode::exclusive) --held_exclusive_;
+  entry.held = mode;
+  if (mode == Mode::shared) ++held_shared_;
+  if (mode == Mode::exclusive) ++held_exclusive_;
+}
+
+bool ClerkCore::can_pin(const Entry& entry, Mode mode) const {
+  if (!lock::covers(entry.held, mode) || entry.exclusive_pin) return false;
+  if (mode == Mode::exclusive && entry.shared_pins > 0) return false;
+  const bool going =
+      entry.stage == Entry::Stage::draining || entry.stage == Entry::Stage::giving_up;
+  return !going || lock::covers(entry.keep, mode);
+}
+
+void ClerkCore::pin(TimePoint now, Entry& entry, Mode mode) {
+  if (mode == Mode::exclusive) {
+    entry.exclusive_pin = true;
+  } else {
+    ++entry.shared_pins;
+  }
+  entry.touched = true;
+  entry.last_used = now;
+}
+
+bool ClerkCore::try_pin(TimePoint now, LockName name, Mode mode) {
+  if (!usable_) return false;
+  Entry* entry = find(name);
+  if (entry == nullptr || !entry->waiters.empty() || !can_pin(*entry, mode)) return false;
+  pin(now, *entry, mode);
+  return true;
+}
+
+WaiterId ClerkCore::acquire(TimePoint now, LockName name, Mode mode, Effects& out) {
+  CHECK(!lost_ && mode != Mode::none);
+  const WaiterId id{++last_waiter_};
+  Entry& entry = find_or_make(name);
+  entry.waiters.push_back({id, mode, false});
+  advance(now, entry, out);
+  return id;
+}
+
+WaiterId ClerkCore::try_acquire(TimePoint now, LockName name, Mode mode, Effects& out) {
+  CHECK(!lost_ && mode != Mode::none);
+  const WaiterId id{++last_waiter_};
+  Entry& entry = find_or_make(name);
+  const Entry::Waiter waiter{id, mode, true};
+  const bool answer_comes = entry.asked != Mode::none && lock::covers(entry.asked, mode);
+  const bool may_ask = entry.held == Mode::none && entry.asked == Mode::none;
+  const bool may_upgrade =
+      entry.held == Mode::shared && entry.idle() && entry.stage == Entry::Stage::none;
+  const bool at_once = can_pin(entry, mode);
+  if (!entry.waiters.empty() || !(answer_comes || may_ask || may_upgrade || at_once)) {
+    out.push_back(to_waiter(Kind::refused, entry, waiter));
+    return id;
+  }
+  entry.waiters.push_back(waiter);
+  advance(now, entry, out);
+  return id;
+}
+
+PrefetchId ClerkCore::prefetch(TimePoint now, const std::vector<LockName>& names, Mode mode,
+                               Effects& out) {
+  CHECK(!lost_ && mode != Mode::none);
+  const PrefetchId id{++last_prefetch_};
+  prefetches_[id].left = names.size() + 1;  // one for this call itself
+  for (LockName name : names) {
+    Entry& entry = find_or_make(name);
+    if (entry.held == Mode::none && entry.asked == Mode::none &&
+        entry.stage == Entry::Stage::none) {
+      request(now, entry, mode, true, out);
+      entry.prefetch = id;
+    } else {
+      count_prefetched(id, lock::covers(entry.held, mode), out);
+    }
+  }
+  count_prefetched(id, false, out);
+  return id;
+}
+
+void ClerkCore::count_prefetched(PrefetchId id, bool granted, Effects& out) {
+  Prefetch& prefetch = prefetches_.at(id);
+  if (granted) ++prefetch.granted;
+  if (--prefetch.left > 0) return;
+  Effect effect;
+  effect.kind = Kind::prefetched;
+  effect.prefetch = id;
+  effect.round = prefetch.granted;
+  out.push_back(effect);
+  prefetches_.erase(id);
+}
+
+void ClerkCore::request(TimePoint now, Entry& entry, Mode mode, bool is_try, Effects& out) {
+  CHECK(entry.held == Mode::none && entry.asked == Mode::none && entry.stage == Entry::Stage::none);
+  entry.sequence = Sequence{++last_sequence_};
+  entry.asked = mode;
+  entry.asked_try = is_try;
+  entry.remembered_keep = Mode::exclusive;
+  entry.ask_again_after = options_.request_again;
+  entry.ask_again_at = now + entry.ask_again_after;
+  request_timers_.insert({entry.ask_again_at, entry.name});
+  outstanding_.insert(entry.name);
+  Effect effect = about(Kind::send_request, entry, mode);
+  effect.is_try = is_try;
+  out.push_back(effect);
+}
+
+// The outstanding request is over.
+void ClerkCore::answered(Entry& entry, bool granted, Effects& out) {
+  entry.asked = Mode::none;
+  request_timers_.erase({entry.ask_again_at, entry.name});
+  entry.ask_again_at = TimePoint::max();
+  outstanding_.erase(entry.name);
+  const PrefetchId prefetch = std::exchange(entry.prefetch, PrefetchId::none);
+  if (prefetch != PrefetchId::none) count_prefetched(prefetch, granted, out);
+}
+
+void ClerkCore::serve_waiters(TimePoint now, Entry& entry, Effects& out) {
+  std::size_t served = 0;
+  while (usable_ && served < entry.waiters.size() && can_pin(entry, entry.waiters[served].mode)) {
+    const Entry::Waiter& waiter = entry.waiters[served++];
+    pin(now, entry, waiter.mode);
+    out.push_back(to_waiter(Kind::granted, entry, waiter));
+  }
+  entry.waiters.erase(entry.waiters.begin(),
+                      entry.waiters.begin() + static_cast<std::ptrdiff_t>(served));
+}
+
+// Does what has become possible; the entry may be gone afterwards.
+void ClerkCore::advance(TimePoint now, Entry& entry, Effects& out) {
+  serve_waiters(now, entry, out);
+  give_up_if_drained(entry, out);
+  if (entry.stage != Entry::Stage::none || entry.asked != Mode::none) return;
+  if (!entry.waiters.empty()) {
+    const Entry::Waiter head = entry.waiters.front();
+    if (entry.held == Mode::none) {
+      request(now, entry, head.mode, head.is_try, out);
+    } else if (!lock::covers(entry.held, head.mode)) {
+      begin_give_up(entry, Mode::none, out);  // Upgrade: give up, then queue.
+    }
+  } else if (entry.held == Mode::none && !lost_) {
+    erase(entry);
+  }
+}
+
+bool ClerkCore::needs_advance(const Entry& entry) {
+  return entry.stage != Entry::Stage::none || !entry.waiters.empty();
+}
+
+bool ClerkCore::unpin_matters(LockName name) const {
+  const Entry* entry = find(name);
+  return entry != nullptr && needs_advance(*entry) && !lost_;
+}
+
+void ClerkCore::unpin(TimePoint now, LockName name, Mode mode, Effects& out) {
+  Entry* entry = find(name);
+  CHECK(entry != nullptr);
+  if (mode == Mode::exclusive) {
+    CHECK(entry->exclusive_pin);
+    entry->exclusive_pin = false;
+  } else {
+    CHECK(entry->shared_pins > 0);
+    --entry->shared_pins;
+  }
+  if (!needs_advance(*entry) || lost_) return;
+  entry->last_used = now;
+  advance(now, *entry, out);
+}
+
+void ClerkCore::give_back(TimePoint now, LockName name, Effects& out) {
+  Entry* entry = find(name);
+  if (entry == nullptr || lost_ || !entry->idle() || entry->held == Mode::none) return;
+  if (entry->stage != Entry::Stage::none) return;
+  begin_give_up(*entry, Mode::none, out);
+  advance(now, *entry, out);
+}
+
+void ClerkCore::grant(TimePoint now, const lock::Grant& grant, Effects& out) {
+  if (lost_) return;
+  Entry* entry = find(grant.name);
+  const bool ours = entry != nullptr && entry->sequence == grant.sequence;
+  if (ours && entry->held != Mode::none) return;  // a duplicate
+  if (!ours || entry->asked == Mode::none) {
+    out.push_back(release_of(grant.name, grant.sequence, Mode::none));
+    return;
+  }
+  set_held(*entry, grant.mode);
+  answered(*entry, true, out);
+  unlink(*entry);
+  append(*entry);
+  entry->last_used = now;
+  serve_waiters(now, *entry, out);
+  const Mode remembered = std::exchange(entry->remembered_keep, Mode::exclusive);
+  if (remembered < entry->held) start_revoke(now, *entry, remembered, out);
+  advance(now, *entry, out);
+  evict(out);
+}
+
+void ClerkCore::refused(TimePoint now, const lock::Refused& refused, Effects& out) {
+  if (lost_) return;
+  Entry* entry = find(refused.name);
+  if (entry == nullptr || entry->asked == Mode::none || !entry->asked_try ||
+      entry->sequence != refused.sequence) {
+    return;
+  }
+  answered(*entry, false, out);
+  std::vector<Entry::Waiter> rest;
+  for (const Entry::Waiter& waiter : entry->waiters) {
+    if (waiter.is_try) {
+      out.push_back(to_waiter(Kind::refused, *entry, waiter));
+    } else {
+      rest.push_back(waiter);
+    }
+  }
+  entry->waiters = std::move(rest);
+  advance(now, *entry, out);
+}
+
+void ClerkCore::revoke(TimePoint now, const lock::Revoke& revoke, Effects& out) {
+  if (lost_) return;
+  Entry* entry = find(revoke.name);
+  if (entry == nullptr || entry->sequence != revoke.sequence ||
+      (entry->held == Mode::none && entry->asked == Mode::none)) {
+    out.push_back(release_of(revoke.name, revoke.sequence, Mode::none));
+    return;
+  }
+  if (entry->asked != Mode::none) {
+    // It overtakes its grant. A try is not worth remembering: we are about to use the lock.
+    if (revoke.is_try) {
+      out.push_back(keep_of(revoke.name, revoke.sequence, revoke.round));
+    } else {
+      entry->remembered_keep = std::min(entry->remembered_keep, revoke.keep);
+    }
+    return;
+  }
+  if (entry->held <= revoke.keep) {  // We have answered that already: the answer was lost.
+    out.push_back(release_of(revoke.name, revoke.sequence, entry->held));
+    return;
+  }
+  if (revoke.is_try) {
+    Effect effect = about(Kind::ask_may_take, *entry, revoke.keep);
+    effect.round = revoke.round;
+    out.push_back(effect);
+    return;
+  }
+  start_revoke(now, *entry, revoke.keep, out);
+  advance(now, *entry, out);
+}
+
+void ClerkCore::may_take(TimePoint now, LockName name, Sequence sequence, std::uint64_t round,
+                         bool may, Effects& out) {
+  Entry* entry = find(name);
+  if (lost_ || entry == nullptr || entry->sequence != sequence || entry->held == Mode::none) return;
+  // Whoever pins the lock or waits for it here needs it.
+  const bool going =
+      entry->stage == Entry::Stage::draining || entry->stage == Entry::Stage::giving_up;
+  if (!may || (!entry->idle() && !going)) {
+    out.push_back(keep_of(name, sequence, round));
+    return;
+  }
+  start_revoke(now, *entry, Mode::none, out);
+  advance(now, *entry, out);
+}
+
+void ClerkCore::start_revoke(TimePoint now, Entry& entry, Mode keep, Effects& out) {
+  if (entry.held <= keep) return;
+  switch (entry.stage) {
+    case Entry::Stage::none:
+      entry.stage = Entry::Stage::lingering;
+      entry.keep = keep;
+      entry.linger_until = now + options_.linger_max;
+      linger_tick(now, entry, out);
+      break;
+    case Entry::Stage::lingering:
+      entry.keep = std::min(entry.keep, keep);
+      break;
+    case Entry::Stage::draining:
+    case Entry::Stage::giving_up:
+      if (keep < entry.keep) entry.remembered_keep = std::min(entry.remembered_keep, keep);
+      break;
+  }
+}
+
+void ClerkCore::set_linger(Entry& entry, TimePoint due) {
+  if (entry.linger_due != TimePoint::max()) linger_timers_.erase({entry.linger_due, entry.name});
+  entry.linger_due = due;
+  if (due != TimePoint::max()) linger_timers_.insert({due, entry.name});
+}
+
+// Begins the give-up of a lingering lock when it is idle or has lingered long enough.
+void ClerkCore::linger_tick(TimePoint now, Entry& entry, Effects& out) {
+  CHECK(entry.stage == Entry::Stage::lingering);
+  const TimePoint idle_at = entry.last_used + options_.linger_idle;
+  if (now >= entry.linger_until || (entry.idle() && now >= idle_at)) {
+    begin_give_up(entry, entry.keep, out);
+    return;
+  }
+  const TimePoint look_at = entry.idle() ? idle_at : now + options_.linger_idle;
+  set_linger(entry, std::max(now + Duration(1), std::min(look_at, entry.linger_until)));
+}
+
+// From here on no pin that conflicts with `keep` is given.
+void ClerkCore::begin_give_up(Entry& entry, Mode keep, Effects& out) {
+  CHECK(entry.held > keep);
+  set_linger(entry, TimePoint::max());
+  entry.stage = Entry::Stage::draining;
+  entry.keep = keep;
+  out.push_back(about(Kind::revoke_begins, entry, keep));
+  give_up_if_drained(entry, out);
+}
+
+void ClerkCore::give_up_if_drained(Entry& entry, Effects& out) {
+  if (entry.stage != Entry::Stage::draining || entry.exclusive_pin) return;
+  if (entry.keep == Mode::none && entry.shared_pins > 0) return;
+  entry.stage = Entry::Stage::giving_up;
+  out.push_back(about(Kind::give_up, entry, entry.keep));
+}
+
+void ClerkCore::given_up(TimePoint now, LockName name, Effects& out) {
+  Entry* entry = find(name);
+  CHECK(entry != nullptr && entry->stage == Entry::Stage::giving_up);
+  entry->stage = Entry::Stage::none;
+  set_held(*entry, entry->keep);
+  if (!lost_) out.push_back(release_of(name, entry->sequence, entry->keep));
+  out.push_back(about(Kind::revoke_ended, *entry, entry->keep));
+  if (lost_) return;
+  const Mode remembered = std::exchange(entry->remembered_keep, Mode::exclusive);
+  start_revoke(now, *entry, remembered, out);
+  advance(now, *entry, out);
+}
+
+void ClerkCore::set_usable(TimePoint now, bool usable, Effects& out) {
+  usable_ = usable && !lost_;
+  if (!usable_) return;
+  for (Entry* entry = oldest_; entry != nullptr;) {
+    Entry* next = entry->newer;
+    if (!entry->waiters.empty()) advance(now, *entry, out);
+    entry = next;
+  }
+}
+
+void ClerkCore::lose(Effects& out) {
+  if (lost_) return;
+  lost_ = true;
+  usable_ = false;
+  for (Entry* entry = oldest_; entry != nullptr; entry = entry->newer) {
+    for (const Entry::Waiter& waiter : entry->waiters) {
+      out.push_back(to_waiter(Kind::lost, *entry, waiter));
+    }
+    entry->waiters.clear();
+    if (entry->asked != Mode::none) answered(*entry, false, out);
+    set_linger(*entry, TimePoint::max());
+    if (entry->stage == Entry::Stage::lingering) entry->stage = Entry::Stage::none;
+    // A give-up that runs is finished; one that still drains never runs: nobody waits for it.
+    if (entry->stage == Entry::Stage::draining) entry->stage = Entry::Stage::none;
+  }
+}
+
+std::vector<lock::Hold> ClerkCore::rejoin() {
+  std::vector<lock::Hold> holds;
+  for (Entry* entry = oldest_; entry != nullptr; entry = entry->newer) {
+    if (entry->asked != Mode::none) entry->remembered_keep = Mode::exclusive;
+    if (entry->held != Mode::none) holds.push_back({entry->name, entry->sequence, entry->held});
+  }
+  return holds;
+}
+
+void ClerkCore::ask_again(TimePoint now, Effects& out) {
+  for (LockName name : outstanding_) {
+    Entry* entry = find(name);
+    request_timers_.erase({entry->ask_again_at, name});
+    entry->ask_again_at = now + entry->ask_again_after;
+    request_timers_.insert({entry->ask_again_at, name});
+    Effect effect = about(Kind::send_request, *entry, entry->asked);
+    effect.is_try = entry->asked_try;
+    out.push_back(effect);
+  }
+}
+
+void ClerkCore::tick(TimePoint now, Effects& out) {
+  while (!linger_timers_.empty() && linger_timers_.begin()->first <= now) {
+    Entry* entry = find(linger_timers_.begin()->second);
+    linger_tick(now, *entry, out);
+    advance(now, *entry, out);
+  }
+  while (!request_timers_.empty() && request_timers_.begin()->first <= now) {
+    Entry* entry = find(request_timers_.begin()->second);
+    request_timers_.erase(request_timers_.begin());
+    entry->ask_again_after = std::min(entry->ask_again_after * 2, options_.request_again_most);
+    entry->ask_again_at = now + entry->ask_again_after;
+    request_timers_.insert({entry->ask_again_at, entry->name});
+    Effect effect = about(Kind::send_request, *entry, entry->asked);
+    effect.is_try = entry->asked_try;
+    out.push_back(effect);
+  }
+}
+
+TimePoint ClerkCore::next_tick() const {
+  TimePoint next = TimePoint::max();
+  if (!linger_timers_.empty()) next = linger_timers_.begin()->first;
+  if (!request_timers_.empty()) next = std::min(next, request_timers_.begin()->first);
+  return next;
+}
+
+// Second chance: what was pinned since the last look goes to the back, the first that was not is
+// given back. At most two a grant, so that a lowered limit is reached in time.
+void ClerkCore::evict(Effects& out) {
+  int given = 0;
+  for (int looks = 0; looks < evict_looks && given < 2; ++looks) {
+    if (held_shared_ + held_exclusive_ <= options_.locks_max) return;
+    Entry& entry = *oldest_;
+    unlink(entry);
+    append(entry);
+    const bool spare = std::exchange(entry.touched, false) || !entry.idle() ||
+                       entry.held == Mode::none || entry.stage != Entry::Stage::none;
+    if (spare) continue;
+    ++given;
+    begin_give_up(entry, Mode::none, out);
+  }
+}
+
+Mode ClerkCore::held(LockName name) const {
+  const Entry* entry = lost_ ? nullptr : find(name);
+  return entry == nullptr ? Mode::none : entry->held;
+}
+
+bool ClerkCore::revoking(LockName name) const {
+  const Entry* entry = find(name);
+  return entry != nullptr &&
+         (entry->stage == Entry::Stage::draining || entry->stage == Entry::Stage::giving_up);
+}
+
+std::uint32_t ClerkCore::shared_pins(LockName name) const {
+  const Entry* entry = find(name);
+  return entry == nullptr ? 0 : entry->shared_pins;
+}
+
+bool ClerkCore::exclusive_pin(LockName name) const {
+  const Entry* entry = find(name);
+  return entry != nullptr && entry->exclusive_pin;
+}
+
+void ClerkCore::check_invariants() const {
+  std::uint64_t shared = 0, exclusive = 0, asking = 0, lingering = 0, listed = 0;
+  for (Entry* entry = oldest_; entry != nullptr; entry = entry->newer) ++listed;
+  CHECK(listed == entries_.size());
+  for (const auto& [name, entry] : entries_) {
+    CHECK(entry->name == name);
+    shared += entry->held == Mode::shared;
+    exclusive += entry->held == Mode::exclusive;
+    asking += entry->asked != Mode::none;
+    lingering += entry->linger_due != TimePoint::max();
+    CHECK(!entry->exclusive_pin || entry->shared_pins == 0);
+    if (lost_) continue;
+    CHECK(!entry->exclusive_pin || entry->held == Mode::exclusive);
+    CHECK(entry->shared_pins == 0 || entry->held != Mode::none);
+    CHECK(entry->held == Mode::none || entry->asked == Mode::none);
+    CHECK(entry->asked == Mode::none || entry->stage == Entry::Stage::none);
+    CHECK((entry->stage == Entry::Stage::lingering) == (entry->linger_due != TimePoint::max()));
+    CHECK(entry->stage == Entry::Stage::none || entry->held > entry->keep);
+    if (entry->stage == Entry::Stage::giving_up) {
+      CHECK(!entry->exclusive_pin && (entry->keep != Mode::none || entry->shared_pins == 0));
+    }
+    CHECK(!entry->idle() || entry->held != Mode::none || entry->asked != Mode::none);
+  }
+  CHECK(shared == held_shared_ && exclusive == held_exclusive_);
+  CHECK(asking == outstanding_.size() && asking == request_timers_.size());
+  CHECK(lingering == linger_timers_.size());
+}
+
+}  // namespace plumeria::clerk
