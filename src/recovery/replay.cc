@@ -107,16 +107,28 @@ class Replayer {
 
   Task<Result<ReplayReport>> run(std::vector<std::uint32_t> slots) {
     const TimePoint begin = world_.clock.now();
-    for (const std::uint32_t slot : slots) CO_TRY_STATUS(co_await read_log(slot));
-    CO_TRY_STATUS(merge());
-    CO_TRY_STATUS(co_await replay_batches());
+    CO_TRY_STATUS(co_await bring_up(std::move(slots)));
     CO_TRY_STATUS(co_await disk_.flush());
     CO_TRY_STATUS(co_await trim());
     report_.took = world_.clock.now() - begin;
     co_return report_;
   }
 
+  Task<Result<std::map<BlockId, Bytes>>> preview(std::vector<std::uint32_t> slots) {
+    only_look_ = true;
+    CO_TRY_STATUS(co_await bring_up(std::move(slots)));
+    co_return std::move(seen_);
+  }
+
  private:
+  Task<Status> bring_up(std::vector<std::uint32_t> slots) {
+    std::sort(slots.begin(), slots.end());
+    slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
+    for (const std::uint32_t slot : slots) CO_TRY_STATUS(co_await read_log(slot));
+    CO_TRY_STATUS(merge());
+    co_return co_await replay_batches();
+  }
+
   Task<Status> read_log(std::uint32_t slot) {
     auto visitor = [this, slot](const wal::LogRecord& record) { return collect(slot, record); };
     CO_TRY(wal::LogContents log,
@@ -203,10 +215,12 @@ class Replayer {
     std::vector<std::uint64_t> changed;  // block numbers, ascending
     for (const BlockChanges& block : batch.blocks) {
       const std::uint64_t at = (block.id.number - batch.first()) * format::block_size;
-      const auto written =
-          bring_up_to_date(MutableByteView(bytes).subspan(at, format::block_size), block);
+      const MutableByteView place = MutableByteView(bytes).subspan(at, format::block_size);
+      const auto written = bring_up_to_date(place, block);
       if (!written) {
         note_error(block.id, written.error());
+      } else if (*written && only_look_) {
+        seen_.emplace(block.id, to_bytes(place));
       } else if (*written) {
         changed.push_back(block.id.number);
       }
@@ -260,6 +274,8 @@ class Replayer {
   std::vector<BlockChanges> blocks_;
   std::vector<Batch> batches_;
   std::size_t next_batch_ = 0;
+  bool only_look_ = false;
+  std::map<BlockId, Bytes> seen_;
   std::map<BlockId, Error> errors_;  // the first one is reported, whatever the order of I/O was
 };
 
@@ -267,10 +283,15 @@ class Replayer {
 
 Task<Result<ReplayReport>> replay(World world, disk::VirtualDisk& disk,
                                   std::vector<std::uint32_t> slots, ReplayOptions options) {
-  std::sort(slots.begin(), slots.end());
-  slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
   Replayer replayer(world, disk, std::move(options));
   co_return co_await replayer.run(std::move(slots));
+}
+
+Task<Result<std::map<BlockId, Bytes>>> preview(World world, disk::VirtualDisk& disk,
+                                               std::vector<std::uint32_t> slots,
+                                               ReplayOptions options) {
+  Replayer replayer(world, disk, std::move(options));
+  co_return co_await replayer.preview(std::move(slots));
 }
 
 }  // namespace plumeria::recovery

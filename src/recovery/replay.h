@@ -15,12 +15,15 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
+#include "base/bytes.h"
 #include "base/result.h"
 #include "base/task.h"
 #include "base/world.h"
 #include "disk/disk.h"
+#include "format/block.h"
 #include "lock/lease.h"
 
 namespace plumeria::recovery {
@@ -43,5 +46,11 @@ struct ReplayOptions {
 // nobody is admitted yet).
 Task<Result<ReplayReport>> replay(World world, disk::VirtualDisk& disk,
                                   std::vector<std::uint32_t> slots, ReplayOptions options);
+
+// The blocks that replay() would write, as it would write them; changes nothing. So a store can be
+// looked at as it will be after recovery. `lease` and `trim` do not matter.
+Task<Result<std::map<format::BlockId, Bytes>>> preview(World world, disk::VirtualDisk& disk,
+                                                       std::vector<std::uint32_t> slots,
+                                                       ReplayOptions options);
 
 }  // namespace plumeria::recovery

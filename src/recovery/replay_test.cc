@@ -177,6 +177,17 @@ TEST_F(ReplayTest, RepeatingItIsHarmless) {
   EXPECT_TRUE(is_empty(3));
 }
 
+TEST_F(ReplayTest, PreviewWritesNothing) {
+  Writer(*this, disk, 3, LeaseNumber{7}).image(inode_17, 1).delta(inode_17, 2).sync();
+  const std::uint64_t writes = disk.writes;
+  ReplayOptions options{.log_size = log_size};
+  const auto blocks = wait_for(preview(world, disk, {3}, options));
+  ASSERT_TRUE(blocks) << blocks.error().message();
+  ASSERT_EQ(blocks->size(), 1u);
+  EXPECT_EQ(blocks->at(inode_17), block_at(inode_17, 2));
+  EXPECT_EQ(disk.writes, writes);
+}
+
 TEST_F(ReplayTest, AGapInTheVersionsIsReported) {
   Writer(*this, disk, 3, LeaseNumber{7}).delta(inode_17, 5).sync().in_place(inode_17, 2);
   const auto report = replay_logs({3});

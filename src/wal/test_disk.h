@@ -100,15 +100,32 @@ class TestDisk : public disk::VirtualDisk {
   Task<Status> preallocate(disk::Address, std::uint64_t, disk::LeaseNumber) override {
     co_return Status{};
   }
-  Task<Result<std::optional<disk::Extent>>> next_extent(disk::Segment, std::uint64_t) override {
-    co_return fail(Errc::not_supported);
+  // 4 KiB blocks that are not zero, one by one.
+  Task<Result<std::optional<disk::Extent>>> next_extent(disk::Segment segment,
+                                                        std::uint64_t from) override {
+    constexpr std::uint64_t block = 4096;
+    std::optional<disk::Extent> found;
+    const auto bytes = visible_.find(segment);
+    if (bytes == visible_.end()) co_return found;
+    for (std::uint64_t at = from / block * block; at < bytes->second.size() && !found;
+         at += block) {
+      const disk::Address here{segment, at};
+      if (!all_zero(peek(here, block))) found = disk::Extent{at, block};
+    }
+    co_return found;
   }
-  Task<Result<std::vector<disk::Segment>>> list_segments(disk::Segment, std::size_t) override {
-    co_return fail(Errc::not_supported);
+  Task<Result<std::vector<disk::Segment>>> list_segments(disk::Segment first,
+                                                         std::size_t limit) override {
+    std::vector<disk::Segment> segments;
+    for (auto at = visible_.lower_bound(first); at != visible_.end(); ++at) {
+      if (segments.size() == limit) break;
+      segments.push_back(at->first);
+    }
+    co_return segments;
   }
   Task<Result<disk::Usage>> usage() override { co_return fail(Errc::not_supported); }
   Task<Result<disk::Register>> read_register(std::string_view) override {
-    co_return fail(Errc::not_supported);
+    co_return disk::Register{};
   }
   Task<Result<std::uint64_t>> write_register(std::string_view, std::uint64_t, Bytes,
                                              disk::LeaseNumber) override {

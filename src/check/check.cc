@@ -1,0 +1,144 @@
+#include "check/check.h"
+
+#include <absl/strings/str_cat.h>
+
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "check/census.h"
+#include "check/directory_walk.h"
+#include "check/findings.h"
+#include "check/store_reader.h"
+#include "format/layout.h"
+#include "format/superblock.h"
+#include "lock/view.h"
+#include "recovery/replay.h"
+#include "wal/log_reader.h"
+
+namespace plumeria::check {
+namespace {
+
+using format::BlockId;
+
+class Checker {
+ public:
+  Checker(World world, disk::VirtualDisk& disk, Options options)
+      : world_(world), disk_(disk), findings_(report_, options.findings_max), census_(findings_) {}
+
+  Task<Result<Report>> run() {
+    CO_TRY_STATUS(co_await read_superblock());
+    CO_TRY_STATUS(co_await read_logs());
+    CO_TRY_STATUS(co_await count_blocks());
+    CO_TRY_STATUS(co_await read_orphans());
+    CO_TRY_STATUS(co_await walk_directories());
+    CO_TRY_STATUS(co_await list_data_segments());
+    census_.conclude();
+    co_return std::move(report_);
+  }
+
+ private:
+  Task<Status> read_superblock() {
+    const disk::Address where{disk::Segment{format::superblock_segment}, 0};
+    CO_TRY(const Bytes block, co_await disk_.read(where, format::block_size));
+    CO_TRY(superblock_, format::decode_superblock(block));
+    co_return Status{};
+  }
+
+  Task<Status> read_logs() {
+    StoreReader bare(world_, disk_, {});
+    CO_TRY(const auto segments,
+           co_await bare.segments(format::log_segment_base,
+                                  format::log_segment_base + format::slot_limit));
+    CO_TRY_STATUS(co_await read_view());
+    std::vector<std::uint32_t> slots;
+    for (const std::uint64_t segment : segments) {
+      const auto slot = static_cast<std::uint32_t>(segment - format::log_segment_base);
+      slots.push_back(slot);
+      CO_TRY(const wal::LogState log, co_await wal::read_log_header(disk_, slot));
+      check_log_owner(slot, log.header);
+    }
+    report_.logs = slots.size();
+    recovery::ReplayOptions options;
+    options.log_size = superblock_.log_size;
+    options.all_logs = true;
+    CO_TRY(auto replayed, co_await recovery::preview(world_, disk_, slots, options));
+    report_.replayed_blocks = replayed.size();
+    reader_.emplace(world_, disk_, std::move(replayed));
+    co_return Status{};
+  }
+
+  Task<Status> read_view() {
+    CO_TRY(const disk::Register view, co_await disk_.read_register(lock::view_register));
+    if (view.version == 0) co_return Status{};  // Never mounted.
+    Result<lock::View> decoded = lock::decode_view(view.value);
+    if (!decoded) co_return fail(std::move(decoded).error());
+    view_ = *std::move(decoded);
+    co_return Status{};
+  }
+
+  // A log that is in use is replayed only if the view knows its owner, dead or alive.
+  void check_log_owner(std::uint32_t slot, const format::LogHeader& header) {
+    if (header.state != format::LogState::in_use || !view_) return;
+    const lock::LeaseRecord* owner = view_->find(lock::LeaseNumber{header.lease});
+    if (owner != nullptr && owner->slot == slot) return;
+    findings_.problem(absl::StrCat("log of slot ", slot, " is in use by lease ", header.lease,
+                                   ", which the lock service does not know"));
+  }
+
+  Task<Status> count_blocks() {
+    auto add_piece = [this](BlockId id, ByteView block) { census_.add_piece(id, block); };
+    CO_TRY_STATUS(co_await reader_->each_block(format::piece_segment, std::move(add_piece)));
+    auto add_inode = [this](BlockId id, ByteView block) { census_.add_inode(id, block); };
+    CO_TRY_STATUS(co_await reader_->each_block(format::inode_segment, std::move(add_inode)));
+    auto add_other = [this](BlockId id, ByteView block) { census_.add_directory_block(id, block); };
+    CO_TRY_STATUS(co_await reader_->each_block(format::directory_segment, std::move(add_other)));
+    co_return Status{};
+  }
+
+  Task<Status> read_orphans() {
+    const std::uint64_t base = format::orphan_segment_base;
+    CO_TRY(const auto segments, co_await reader_->segments(base, base + format::slot_limit));
+    for (const std::uint64_t segment : segments) {
+      const auto slot = static_cast<std::uint32_t>(segment - base);
+      auto visit = [this, slot](BlockId id, ByteView block) {
+        census_.add_orphan_list(id, block, slot);
+      };
+      CO_TRY_STATUS(co_await reader_->each_block(segment, std::move(visit)));
+    }
+    co_return Status{};
+  }
+
+  Task<Status> walk_directories() {
+    DirectoryWalk walk(*reader_, census_, findings_, superblock_.hash_seed);
+    for (const InodeInfo& inode : census_.inodes()) {
+      if (inode.is_directory()) CO_TRY_STATUS(co_await walk.walk(inode));
+    }
+    co_return Status{};
+  }
+
+  Task<Status> list_data_segments() {
+    CO_TRY(const auto segments,
+           co_await reader_->segments(format::data_segment_bit, ~std::uint64_t{0}));
+    for (const std::uint64_t segment : segments) census_.see_segment(segment);
+    co_return Status{};
+  }
+
+  World world_;
+  disk::VirtualDisk& disk_;
+  Report report_;
+  Findings findings_;
+  Census census_;
+  format::Superblock superblock_;
+  std::optional<lock::View> view_;
+  std::optional<StoreReader> reader_;
+};
+
+}  // namespace
+
+Task<Result<Report>> run(World world, disk::VirtualDisk& disk, Options options) {
+  Checker checker(world, disk, options);
+  co_return co_await checker.run();
+}
+
+}  // namespace plumeria::check
