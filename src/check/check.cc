@@ -56,9 +56,10 @@ class Checker {
       const auto slot = static_cast<std::uint32_t>(segment - format::log_segment_base);
       slots.push_back(slot);
       CO_TRY(const wal::LogState log, co_await wal::read_log_header(disk_, slot));
+      if (log.header.state != format::LogState::in_use) continue;
+      ++report_.logs;
       check_log_owner(slot, log.header);
     }
-    report_.logs = slots.size();
     recovery::ReplayOptions options;
     options.log_size = superblock_.log_size;
     options.all_logs = true;
@@ -79,7 +80,7 @@ class Checker {
 
   // A log that is in use is replayed only if the view knows its owner, dead or alive.
   void check_log_owner(std::uint32_t slot, const format::LogHeader& header) {
-    if (header.state != format::LogState::in_use || !view_) return;
+    if (!view_) return;
     const lock::LeaseRecord* owner = view_->find(lock::LeaseNumber{header.lease});
     if (owner != nullptr && owner->slot == slot) return;
     findings_.problem(absl::StrCat("log of slot ", slot, " is in use by lease ", header.lease,

@@ -39,7 +39,8 @@ struct Report {
 
   std::uint64_t inodes = 0, directories = 0, files = 0, symlinks = 0, others = 0;  // in use
   std::uint64_t entries = 0, directory_blocks = 0, small_blocks = 0, data_segments = 0;
-  std::uint64_t pieces = 0, orphans = 0, logs = 0, replayed_blocks = 0;
+  std::uint64_t pieces = 0, orphans = 0;
+  std::uint64_t logs = 0, replayed_blocks = 0;  // logs in use; blocks that a replay would change
 
   bool is_clean() const { return problem_count == 0; }
 };
