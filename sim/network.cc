@@ -155,6 +155,17 @@ void SimNetwork::break_connection(std::uint64_t number, Duration notice_max) {
   }
 }
 
+// One side gives the connection up, maybe one that is broken without its having noticed.
+void SimNetwork::hang_up(std::uint64_t number, End end) {
+  const auto found = connections_.find(number);
+  if (found == connections_.end()) return;
+  if (found->second.breaking) {
+    notice(number, end);
+  } else {
+    break_connection(number, options_.delay_max);
+  }
+}
+
 // One side ended; the other notices.
 void SimNetwork::side_gone(std::uint64_t number, End end, Duration notice_max) {
   Connection& connection = connections_.at(number);
@@ -320,7 +331,8 @@ std::size_t SimTransport::queued(net::PeerId peer) const {
 void SimTransport::disconnect(net::PeerId peer, std::string_view reason) {
   network_.simulation_.trace(node_.name(), "disconnects: " + std::string(reason));
   if (connected(peer)) {
-    network_.break_connection(peers_.at(peer).connection, network_.options_.delay_max);
+    const Peer& own = peers_.at(peer);
+    network_.hang_up(own.connection, own.own_end);
   }
 }
 

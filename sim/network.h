@@ -103,6 +103,7 @@ class SimNetwork {
   void hand_over(std::uint64_t connection, End to, Message message);
   // Both sides notice, each within `notice_max`.
   void break_connection(std::uint64_t connection, Duration notice_max);
+  void hang_up(std::uint64_t connection, End end);
   void side_gone(std::uint64_t connection, End end, Duration notice_max);
   void notice(std::uint64_t connection, End end);
   void node_gone(const Node& node, std::uint64_t life, Duration notice_max);

@@ -1,0 +1,216 @@
+#include "sim/nemesis.h"
+
+#include <absl/strings/str_cat.h>
+
+#include "base/number.h"
+
+namespace plumeria::sim {
+
+const char* trouble_name(Trouble trouble) {
+  switch (trouble) {
+    case Trouble::none:
+      return "none";
+    case Trouble::network:
+      return "network";
+    case Trouble::partition:
+      return "partition";
+    case Trouble::pause:
+      return "pause";
+    case Trouble::crash:
+      return "crash";
+    case Trouble::restart:
+      return "restart";
+    case Trouble::power:
+      return "power";
+    case Trouble::calm:
+      return "calm";
+    case Trouble::all:
+      return "all";
+  }
+  return "?";
+}
+
+std::vector<Trouble> all_troubles() {
+  return {Trouble::none,    Trouble::network, Trouble::partition, Trouble::pause, Trouble::crash,
+          Trouble::restart, Trouble::power,   Trouble::calm,      Trouble::all};
+}
+
+std::optional<Trouble> trouble_of(const std::string& name) {
+  for (const Trouble trouble : all_troubles()) {
+    if (name == trouble_name(trouble)) return trouble;
+  }
+  return std::nullopt;
+}
+
+Nemesis::Nemesis(Cluster& cluster, Workload* workload, Trouble trouble, RandomStream random,
+                 Duration lease)
+    : cluster_(cluster),
+      workload_(workload),
+      trouble_(trouble),
+      random_(random),
+      lease_(lease),
+      calm_options_(cluster.network().options()),
+      watched_(cluster.mounts()) {
+  for (std::size_t i = 0; i < cluster.mounts(); ++i) {
+    watched_[i].life = cluster.life(i);
+    watched_[i].healthy_at = cluster.simulation().now();
+  }
+}
+
+Duration Nemesis::short_time() { return random_.between(Duration(1ms), lease_ / 4); }
+Duration Nemesis::long_time() { return random_.between(lease_ / 4, lease_ * 3); }
+
+Trouble Nemesis::draw() {
+  if (trouble_ == Trouble::calm) {
+    constexpr Trouble some[] = {Trouble::network, Trouble::pause, Trouble::partition,
+                                Trouble::restart, Trouble::power};
+    return some[random_.below(std::size(some))];
+  }
+  if (trouble_ == Trouble::all) {
+    constexpr Trouble some[] = {Trouble::network, Trouble::partition, Trouble::pause,
+                                Trouble::crash,   Trouble::restart,   Trouble::power};
+    return some[random_.below(std::size(some))];
+  }
+  return trouble_;
+}
+
+void Nemesis::strike() {
+  if (healed_) return;
+  const bool is_short = trouble_ == Trouble::calm || random_.chance(1, 2);
+  switch (draw()) {
+    case Trouble::network:
+      return shake_network();
+    case Trouble::partition:
+      return partition(is_short);
+    case Trouble::pause:
+      return pause(is_short);
+    case Trouble::crash:
+      return crash();
+    case Trouble::restart:
+      return restart();
+    case Trouble::power:
+      return power();
+    case Trouble::none:
+    case Trouble::calm:
+    case Trouble::all:
+      return;
+  }
+}
+
+void Nemesis::later(Duration delay, void (Nemesis::*end)()) {
+  cluster_.simulation().after(delay, [this, end] {
+    if (!healed_) (this->*end)();
+  });
+}
+
+void Nemesis::shake_network() {
+  mark("bad network");
+  NetworkOptions bad = calm_options_;
+  if (random_.chance(1, 2)) bad.lost = static_cast<std::uint32_t>(random_.below(100'000));
+  if (random_.chance(1, 2)) bad.doubled = static_cast<std::uint32_t>(random_.below(100'000));
+  if (random_.chance(1, 2)) bad.reordered = static_cast<std::uint32_t>(random_.below(300'000));
+  if (random_.chance(1, 3)) bad.delayed_long = static_cast<std::uint32_t>(random_.below(20'000));
+  if (random_.chance(1, 3)) {
+    bad.connection_broken = static_cast<std::uint32_t>(random_.below(20'000));
+  }
+  bad.long_delay_max = trouble_ == Trouble::calm ? lease_ / 8 : lease_ * 2;
+  cluster_.network().set_options(bad);
+  later(short_time(), &Nemesis::calm_network);
+}
+
+void Nemesis::calm_network() { cluster_.network().set_options(calm_options_); }
+
+void Nemesis::partition(bool is_short) {
+  const std::string& mount = cluster_.node(any_mount()).name();
+  const std::string& server = cluster_.server_node().name();
+  if (mount == server) return;
+  const std::uint64_t ways = random_.below(3);
+  if (ways != 0) cluster_.network().cut(mount, server);
+  if (ways != 1) cluster_.network().cut(server, mount);
+  mark(is_short ? "short partition" : "partition");
+  later(is_short ? short_time() : long_time(), &Nemesis::heal_network);
+}
+
+void Nemesis::heal_network() { cluster_.network().heal(); }
+
+void Nemesis::pause(bool is_short) {
+  const std::size_t mount = any_mount();
+  if (!cluster_.is_up(mount) || cluster_.node(mount).paused()) return;
+  cluster_.pause_mount(mount);
+  mark(is_short ? "short pause" : "pause");
+  const std::uint64_t life = cluster_.life(mount);
+  const Duration time = is_short ? short_time() : long_time();
+  cluster_.simulation().after(time, [this, mount, life] {
+    Node& node = cluster_.node(mount);
+    if (node.alive() && node.life() == life && node.paused()) cluster_.resume_mount(mount);
+  });
+}
+
+void Nemesis::note_loss(std::size_t mount) {
+  if (workload_ == nullptr) return;
+  workload_->lost(mount, cluster_.simulation().now(), std::nullopt);
+}
+
+void Nemesis::crash() {
+  const std::size_t mount = any_mount();
+  if (!cluster_.node(mount).alive()) return;
+  mark(cluster_.is_up(mount) ? "crash of a mount" : "crash of a mount that starts");
+  note_loss(mount);
+  cluster_.crash_mount(mount);
+  later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
+}
+
+void Nemesis::restart() {
+  if (!cluster_.server_node().alive()) return;
+  mark("crash of the server");
+  if (&cluster_.server_node() == &cluster_.node(0)) note_loss(0);
+  cluster_.crash_server();
+  later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
+}
+
+void Nemesis::power() {
+  if (!cluster_.disk().power_is_on()) return;
+  mark(cluster_.disk().unflushed() > 0 ? "power cut with unflushed writes" : "power cut");
+  if (&cluster_.server_node() == &cluster_.node(0)) note_loss(0);
+  cluster_.power_cut();
+  later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
+}
+
+void Nemesis::restart_all() {
+  cluster_.restart_what_is_down();
+  // What cannot start yet (the server is not up) is started again.
+  if (!cluster_.all_up()) later(lease_, &Nemesis::restart_all);
+}
+
+void Nemesis::watch() {
+  const Duration now = cluster_.simulation().now();
+  for (std::size_t i = 0; i < cluster_.mounts(); ++i) {
+    Watched& watched = watched_[i];
+    if (!cluster_.is_up(i)) continue;
+    if (watched.life != cluster_.life(i)) watched = Watched{cluster_.life(i), 0, now};
+    const mount::MountStatus status = cluster_.mount(i).status();
+    if (status.rejoins != watched.rejoins) {
+      mark("lease lost and joined again");
+      watched.rejoins = status.rejoins;
+      if (workload_ != nullptr) workload_->lost(i, watched.healthy_at, now);
+    }
+    const clerk::ClerkStatus& clerk = status.clerk;
+    const bool healthy = clerk.membership.lease != LeaseNumber::none && !clerk.suspended &&
+                         !clerk.lost && clerk.lease_left > Duration{0};
+    if (clerk.suspended) mark("suspended");
+    if (healthy && !cluster_.node(i).paused()) watched.healthy_at = now;
+  }
+}
+
+void Nemesis::heal() {
+  healed_ = true;
+  calm_network();
+  cluster_.network().heal();
+  for (std::size_t i = 0; i < cluster_.mounts(); ++i) {
+    if (cluster_.node(i).alive() && cluster_.node(i).paused()) cluster_.resume_mount(i);
+  }
+  cluster_.disk().set_error_rates(0, 0, 0);
+  cluster_.restart_what_is_down();
+}
+
+}  // namespace plumeria::sim

@@ -1,0 +1,82 @@
+// Faults, drawn from the seed, that strike a cluster while a workload runs, and their end.
+//
+// Tells the workload what a mount may have lost: at its crash, and when it had to join again.
+// Ownership: borrows cluster and workload. Threads: one; acts outside of all nodes.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sim/cluster.h"
+#include "sim/workload.h"
+
+namespace plumeria::sim {
+
+enum class Trouble {
+  none,
+  network,    // losses, duplicates, delays, broken connections
+  partition,  // one way and both ways, short and longer than a lease
+  pause,      // SIGSTOP of a mount, short and longer than a lease
+  crash,      // kill -9 of a mount
+  restart,    // kill -9 of the server
+  power,      // power cut of the server's machine
+  calm,       // what no mount may lose anything by: network, short pauses, restart, power
+  all,
+};
+std::optional<Trouble> trouble_of(const std::string& name);
+const char* trouble_name(Trouble trouble);
+std::vector<Trouble> all_troubles();
+
+class Nemesis {
+ public:
+  // `workload` may be null: nobody wants to know what was lost.
+  Nemesis(Cluster& cluster, Workload* workload, Trouble trouble, RandomStream random,
+          Duration lease);
+
+  // Begins one fault; it ends by itself after a while.
+  void strike();
+  // Looks for mounts that lost their lease and joined again. To be called often.
+  void watch();
+  // Ends all faults at once, for good, and starts what is down.
+  void heal();
+
+  // How often what happened: "crash of a mount", "lease lost", …
+  const std::map<std::string, std::uint64_t>& marks() const { return marks_; }
+  void mark(const std::string& what) { ++marks_[what]; }
+
+ private:
+  struct Watched {
+    std::uint64_t life = 0, rejoins = 0;
+    Duration healthy_at{};
+  };
+
+  Trouble draw();
+  std::size_t any_mount() { return random_.below(cluster_.mounts()); }
+  Duration short_time();
+  Duration long_time();
+  void shake_network();
+  void partition(bool is_short);
+  void pause(bool is_short);
+  void crash();
+  void restart();
+  void power();
+  void later(Duration delay, void (Nemesis::*end)());
+  void restart_all();
+  void heal_network();
+  void calm_network();
+  void note_loss(std::size_t mount);
+
+  Cluster& cluster_;
+  Workload* workload_;
+  const Trouble trouble_;
+  RandomStream random_;
+  const Duration lease_;
+  const NetworkOptions calm_options_;
+  bool healed_ = false;
+  std::vector<Watched> watched_;
+  std::map<std::string, std::uint64_t> marks_;
+};
+
+}  // namespace plumeria::sim

@@ -1,0 +1,124 @@
+#include "sim/workload.h"
+
+#include <absl/strings/str_cat.h>
+
+#include <algorithm>
+
+namespace plumeria::sim {
+
+// --- Recorder ------------------------------------------------------------------------------------
+
+Recorder::Ticket Recorder::called(const std::string& key, std::uint32_t mount, Action action,
+                                  std::uint64_t argument) {
+  ++size_;
+  auto& calls = calls_[key];
+  calls.push_back(Call{Operation{mount, action, argument, simulation_.now(), std::nullopt}});
+  return {key, calls.size() - 1};
+}
+
+void Recorder::returned(const Ticket& ticket, Action action, std::uint64_t argument,
+                        Duration when) {
+  Operation& operation = at(ticket);
+  operation.action = action;
+  operation.argument = argument;
+  operation.returned = when;
+}
+
+void Recorder::withdraw(const Ticket& ticket) {
+  calls_.at(ticket.first)[ticket.second].withdrawn = true;
+}
+
+void Recorder::seen(const std::string& key, std::uint32_t mount, Action action,
+                    std::uint64_t argument, Duration begin) {
+  ++size_;
+  calls_[key].push_back(Call{Operation{mount, action, argument, begin, simulation_.now()}});
+}
+
+void Recorder::crashed(std::uint32_t mount, Duration from, std::optional<Duration> until) {
+  crashes_.push_back(Operation{mount, Action::crash, 0, from, until});
+}
+
+void Recorder::synced(const std::string& prefix, std::uint32_t mount, Duration begin) {
+  syncs_.push_back(Sync{prefix, Operation{mount, Action::sync, 0, begin, simulation_.now()}});
+}
+
+std::string Recorder::check() const {
+  gave_up_ = 0;
+  for (const auto& [key, calls] : calls_) {
+    std::vector<Operation> operations;
+    std::vector<std::uint32_t> writers;
+    for (const Call& call : calls) {
+      if (call.withdrawn) continue;
+      operations.push_back(call.operation);
+      writers.push_back(call.operation.mount);
+    }
+    const auto wrote = [&writers](std::uint32_t mount) {
+      return std::find(writers.begin(), writers.end(), mount) != writers.end();
+    };
+    for (const Operation& crash : crashes_) {
+      if (wrote(crash.mount)) operations.push_back(crash);
+    }
+    for (const Sync& sync : syncs_) {
+      if (key.starts_with(sync.prefix) && wrote(sync.operation.mount)) {
+        operations.push_back(sync.operation);
+      }
+    }
+    const CheckResult result = check_key(std::move(operations));
+    if (result.gave_up) {
+      ++gave_up_;
+    } else if (!result.linearizable) {
+      return absl::StrCat("no order explains what was seen of ", key, ": ", result.explanation);
+    }
+  }
+  return "";
+}
+
+// --- Workload ------------------------------------------------------------------------------------
+
+void Workload::lost(std::size_t mount, Duration from, std::optional<Duration> until) {
+  recorder_.crashed(identity(mount), from, until);
+}
+
+bool Workload::is_quiet() const {
+  return std::all_of(clients_.begin(), clients_.end(), [this](const auto& client) {
+    return client->ended || client->life != cluster_.life(client->mount) ||
+           !cluster_.is_up(client->mount);
+  });
+}
+
+namespace {
+
+Task<void> run_client(Task<void> body, bool* ended) {
+  co_await body;
+  *ended = true;
+}
+
+}  // namespace
+
+void Workload::spawn_client(std::size_t mount, Task<void> (*body)(Workload*, Client*)) {
+  clients_.push_back(std::make_unique<Client>());
+  Client* client = clients_.back().get();
+  client->mount = mount;
+  client->life = cluster_.life(mount);
+  cluster_.spawn(mount, run_client(body(this, client), &client->ended));
+}
+
+Task<void> Workload::pause_between_calls(const Client& client) {
+  World world = cluster_.node(client.mount).world();
+  co_await sleep_for(world, random_.between(Duration{0}, Duration(4ms)));
+  // The kernel of a process that was stopped goes on serving what it has cached; applications that
+  // were stopped with it are not to see that (docs/protocol.md, "Suspension").
+  while (cluster_.simulation().now() < cluster_.resumed_at(client.mount) + 100ms &&
+         cluster_.resumed_at(client.mount) > Duration{0}) {
+    co_await sleep_for(world, 20ms);
+  }
+}
+
+void Workload::violate(std::string what) {
+  cluster_.simulation().trace("workload", absl::StrCat("violation: ", what));
+  if (violation_.empty()) {
+    violation_ = absl::StrCat("at ", cluster_.simulation().now() / 1us, " us: ", what);
+  }
+}
+
+}  // namespace plumeria::sim
