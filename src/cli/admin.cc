@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <utility>
@@ -16,6 +17,8 @@
 
 namespace plumeria::cli {
 namespace {
+
+constexpr Duration patience_at_end = 2s;
 
 std::string socket_folder() {
   if (::geteuid() == 0) return "/run/plumeria";
@@ -70,12 +73,19 @@ void AdminServer::answer(net::PeerId to, ByteView question) {
   }
 }
 
-void AdminServer::ended(const Status& status) {
+Task<void> AdminServer::ended(World world, Status status) {
   nlohmann::json result = nlohmann::json::object();
   if (!status) result["error"] = status.error().message();
-  for (const net::PeerId peer : std::exchange(waiting_for_end_, {})) {
-    send_json(transport_, peer, result);
-  }
+  for (const net::PeerId peer : waiting_for_end_) send_json(transport_, peer, result);
+  const auto under_way = [this] {
+    return std::any_of(waiting_for_end_.begin(), waiting_for_end_.end(),
+                       [this](net::PeerId peer) { return transport_.queued(peer) > 0; });
+  };
+  const TimePoint last = world.clock.now() + patience_at_end;
+  do {
+    co_await sleep_for(world, 1ms);
+  } while (under_way() && world.clock.now() < last);
+  waiting_for_end_.clear();
 }
 
 Result<nlohmann::json> ask(const std::string& address, std::string_view question, Duration patience,

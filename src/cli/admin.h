@@ -35,8 +35,8 @@ class AdminServer {
   // Also listens for those who ask about `path` on this machine. A failure is logged only: the
   // daemon works without.
   static void listen_for(os::AsioTransport& transport, const std::string& path);
-  // Tells those who wait for the end how it was.
-  void ended(const Status& status);
+  // Tells those who wait for the end how it was, and gives them a moment to take it.
+  Task<void> ended(World world, Status status);
 
  private:
   void answer(net::PeerId to, ByteView question);

@@ -172,8 +172,7 @@ void Launch::tell(Exit exit, std::string_view message) {
 }
 
 void Launch::ready(std::string_view message) {
-  log_info(message);
-  if (options_.foreground && !message.empty()) return;
+  if (!message.empty()) log_info(message);
   tell(Exit::ok, message);
 }
 

@@ -161,7 +161,7 @@ Task<Status> mount_until_ended(Mounted& mounted, mount::MountOptions options, La
   while (!mounted.ended) co_await mounted.changed.next();
   log_info("unmounted; writing everything back");
   const Status stopped = co_await stop(mounted);
-  mounted.admin.ended(stopped);
+  co_await mounted.admin.ended(mounted.runtime.world(), stopped);
   if (stopped) log_info("all is written");
   co_return stopped;
 }

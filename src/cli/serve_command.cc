@@ -28,7 +28,8 @@ struct Arguments {
 // Everything that runs while the store is served.
 struct Service {
   Service(Runtime& runtime, OpenStore open, const Arguments& arguments)
-      : store(std::move(open)),
+      : world(runtime.world()),
+        store(std::move(open)),
         transport(runtime.executor, runtime.random, {}),
         server(runtime.world(), *store.disk, transport, options(store, arguments)),
         admin(transport, [this] { return status(); }),
@@ -53,6 +54,7 @@ struct Service {
             {"server", report(server.status())}};
   }
 
+  const World world;
   OpenStore store;
   os::AsioTransport transport;
   serve::Server server;
@@ -82,7 +84,7 @@ Task<Status> serve_until_asked(Service& service, Launch& launch, std::string lis
   while (!service.stop_asked) co_await service.stop.next();
   log_info("stopping");
   const Status stopped = co_await stop_cleanly(service);
-  service.admin.ended(stopped);
+  co_await service.admin.ended(service.world, stopped);
   co_return stopped;
 }
 
