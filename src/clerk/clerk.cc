@@ -330,13 +330,13 @@ void Clerk::State::renewed(TimePoint sent, const lock::LeaseTerms& terms, WallTi
   core.set_usable(now(), keeper.usable(now()), effects);
 }
 
-// The server read its clock half-way between sending and answer, give or take half a round trip.
+// The server read its clock between our sending and the answer, which bounds the offset from both
+// sides. What may be right already stays (none at first, and on the server's own machine), so that
+// files are not stamped with a future that comes from the length of a round trip.
 void Clerk::State::learn_offset(TimePoint sent, WallTime wall) {
-  const std::int64_t half_trip = (now() - sent).count() / 2;
-  const std::int64_t sample = raw(wall) + half_trip - raw(world.clock.wall());
-  const bool first = membership.wall_offset == 0;
-  const std::int64_t error = std::abs(sample - membership.wall_offset);
-  if (first || error > half_trip) membership.wall_offset = sample;
+  const std::int64_t trip = (now() - sent).count();
+  const std::int64_t least = raw(wall) - raw(world.clock.wall());
+  membership.wall_offset = std::clamp(membership.wall_offset, least, least + trip);
 }
 
 void Clerk::State::rejoin(lock::Epoch new_epoch) {
@@ -459,6 +459,7 @@ void Clerk::State::send_join() {
 void Clerk::State::look_at_lease() {
   if (!is_joined || closed()) return;
   const LeaseKeeper::Due due = keeper.tick(now());
+  if (due.reconnect) transport.disconnect(server, "renewals of the lease are not answered");
   if (due.renew) send(lock::Renew{now()});
   if (!due.suspend) return;
   counts.suspended = true;

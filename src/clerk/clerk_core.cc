@@ -444,13 +444,17 @@ void ClerkCore::lose(Effects& out) {
   }
 }
 
-std::vector<lock::Hold> ClerkCore::rejoin() {
-  std::vector<lock::Hold> holds;
-  for (Entry* entry = oldest_; entry != nullptr; entry = entry->newer) {
-    if (entry->asked != Mode::none) entry->remembered_keep = Mode::exclusive;
-    if (entry->held != Mode::none) holds.push_back({entry->name, entry->sequence, entry->held});
+std::vector<lock::Hold> ClerkCore::holds() const {
+  std::vector<lock::Hold> all;
+  for (const Entry* entry = oldest_; entry != nullptr; entry = entry->newer) {
+    if (entry->held != Mode::none) all.push_back({entry->name, entry->sequence, entry->held});
   }
-  return holds;
+  return all;
+}
+
+std::vector<lock::Hold> ClerkCore::rejoin() {
+  for (LockName name : outstanding_) find(name)->remembered_keep = Mode::exclusive;
+  return holds();
 }
 
 void ClerkCore::ask_again(TimePoint now, Effects& out) {

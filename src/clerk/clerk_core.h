@@ -95,6 +95,7 @@ class ClerkCore {
                 Effects& out);
   void given_up(TimePoint now, LockName name, Effects& out);
 
+  std::vector<lock::Hold> holds() const;
   // The server was replaced: what is held, for the report; remembered revokes are void.
   std::vector<lock::Hold> rejoin();
   // Everything that waits for the server asks again (a connection was made, a rebuild is over).

@@ -21,6 +21,7 @@ class LeaseKeeper {
     counted_from_ = sent;
     terms_ = terms;
     renew_at_ = counted_from_ + lock::renew_after(terms);
+    reconnect_at_ = renew_at_ + lock::reconnect_after(terms);
     if (!suspended_ || now >= usable_until()) return false;
     suspended_ = false;
     return true;
@@ -35,8 +36,9 @@ class LeaseKeeper {
   const lock::LeaseTerms& terms() const { return terms_; }
 
   struct Due {
-    bool renew = false;    // send a renewal
-    bool suspend = false;  // the suspension begins now
+    bool renew = false;      // send a renewal
+    bool suspend = false;    // the suspension begins now
+    bool reconnect = false;  // the connection seems to lead nowhere: make a new one
   };
   Due tick(TimePoint now) {
     Due due;
@@ -45,6 +47,10 @@ class LeaseKeeper {
     if (now >= renew_at_) {
       due.renew = true;
       renew_at_ = now + lock::renew_again_after(terms_);
+      if (now >= reconnect_at_) {
+        due.reconnect = true;
+        reconnect_at_ = now + lock::reconnect_after(terms_);
+      }
     }
     return due;
   }
@@ -57,7 +63,7 @@ class LeaseKeeper {
   TimePoint usable_until() const { return lock::lease_usable_until(counted_from_, terms_); }
 
   bool begun_ = false, suspended_ = false;
-  TimePoint counted_from_{}, renew_at_{};
+  TimePoint counted_from_{}, renew_at_{}, reconnect_at_{};
   lock::LeaseTerms terms_;
 };
 

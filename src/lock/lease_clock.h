@@ -33,6 +33,9 @@ constexpr TimePoint lease_usable_until(TimePoint sent, LeaseTerms terms) {
 // When the next renewal is due, and how long to wait before an unanswered one is repeated.
 constexpr Duration renew_after(LeaseTerms terms) { return terms.duration / 4; }
 constexpr Duration renew_again_after(LeaseTerms terms) { return terms.duration / 20; }
+// How long renewals go unanswered before the clerk gives the connection up for a new one: the
+// server's machine may have restarted, and the network's own means may take longer than a lease.
+constexpr Duration reconnect_after(LeaseTerms terms) { return terms.duration / 5; }
 
 // The server's side. `received`: the server's clock when the renewal came.
 constexpr TimePoint lease_expires_at(TimePoint received, Duration duration) {
