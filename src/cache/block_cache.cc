@@ -262,6 +262,21 @@ Task<Status> BlockCache::write_copies(std::vector<std::pair<BlockId, Bytes>> cop
   co_return Status();
 }
 
+Task<void> BlockCache::settle(std::vector<BlockRef> blocks) {
+  const auto is_writing = [](const BlockRef& block) { return block.block_->writing_; };
+  while (std::any_of(blocks.begin(), blocks.end(), is_writing)) co_await progress_.next();
+}
+
+void BlockCache::forget(const BlockRef& reference) {
+  Block* block = reference.block_;
+  CHECK(!block->writing_);
+  if (block->first_ != LogPosition::none) {
+    dirty_.erase(block->id_);
+    block->first_ = LogPosition::none;
+  }
+  leave(block);
+}
+
 LogPosition BlockCache::lowest_needed() const {
   LogPosition lowest = wal::next(log_.end());
   for (const auto& [id, block] : dirty_) lowest = std::min(lowest, block->first_);

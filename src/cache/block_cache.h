@@ -128,6 +128,13 @@ class BlockCache {
   // Forgets everything under `lock`. Requires: nothing of it is dirty.
   void drop(LockName lock);
 
+  // For blocks that a transaction is about to free: waits until no copy of any is on its way to the
+  // disk, where it could arrive after the next owner's. Nothing may be waited for between this and
+  // the transaction.
+  Task<void> settle(std::vector<BlockRef> blocks);
+  // After that transaction: the block is nobody's, and need not be written back.
+  void forget(const BlockRef& block);
+
   // Writes everything dirty back, flushes, and trims the log as far as that allows.
   Task<Status> checkpoint();
 

@@ -97,6 +97,10 @@ Task<Status> take_segment(Core& core, FileState& file, bool for_revoke) {
   core.orphans->add(transaction, Orphan{OrphanKind::pending_segment, segment});
   auto position = transaction.commit(*reservation);
   if (!position) co_return fail(std::move(position).error());
+  // A crash can take the number's record back after data went there; then it is handed out once
+  // more, and must be empty.
+  const disk::Address whole{disk::Segment{segment}, 0};
+  CO_TRY_STATUS(co_await core.disk.discard(whole, ~std::uint64_t{0}, core.lease));
   file.segment = segment;
   co_return Status();
 }

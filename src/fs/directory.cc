@@ -270,8 +270,10 @@ std::vector<std::uint64_t> pieces_of_path(const DirectoryPath& path) {
   return pieces;
 }
 
-void free_rightmost(Core& core, Transaction& transaction, const DirectoryPath& path,
-                    const std::vector<PinnedPiece>& pieces) {
+std::vector<BlockRef> free_rightmost(Core& core, Transaction& transaction,
+                                     const DirectoryPath& path,
+                                     const std::vector<PinnedPiece>& pieces) {
+  std::vector<BlockRef> freed;
   for (std::size_t depth = path.blocks.size(); depth-- > 0;) {
     const BlockRef& block = path.blocks[depth];
     const std::uint64_t number = block->id().number;
@@ -280,18 +282,20 @@ void free_rightmost(Core& core, Transaction& transaction, const DirectoryPath& p
                                     [piece](const PinnedPiece& p) { return p.number == piece; });
     CHECK(owner != pieces.end());
     core.allocator->free(transaction, *owner, Unit::directory_block, number, block->version() + 1);
+    freed.push_back(block);
     if (depth == 0) {
       format::InodeEditor editor(transaction.edit(path.inode));
       editor.directory_root(0);
       editor.directory_levels(0);
-      return;
+      return freed;
     }
     const BlockRef& parent = path.blocks[depth - 1];
     if (format::inner_size(parent.bytes()) > 1) {
       format::inner_remove(transaction.edit(parent), path.indices[depth - 1]);
-      return;
+      return freed;
     }
   }
+  return freed;
 }
 
 }  // namespace plumeria::fs

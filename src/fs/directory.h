@@ -63,9 +63,10 @@ Task<Result<std::vector<ListedName>>> list_names(Core& core, BlockRef inode, std
 // Taking an empty directory apart: the path to its rightmost leaf.
 Task<Result<DirectoryPath>> rightmost_path(Core& core, BlockRef inode);
 // In a transaction: frees the last block of the path, and those above it that become empty; all
-// must be in one of `pieces`.
-void free_rightmost(Core& core, Transaction& transaction, const DirectoryPath& path,
-                    const std::vector<PinnedPiece>& pieces);
+// must be in one of `pieces`. Returns them, for BlockCache::forget() after the commit.
+std::vector<BlockRef> free_rightmost(Core& core, Transaction& transaction,
+                                     const DirectoryPath& path,
+                                     const std::vector<PinnedPiece>& pieces);
 // The pieces that free_rightmost() may need.
 std::vector<std::uint64_t> pieces_of_path(const DirectoryPath& path);
 

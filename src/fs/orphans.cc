@@ -203,10 +203,12 @@ Task<Status> Orphans::take_directory_apart(InodeNumber inode) {
     if (!reservation) co_return fail(std::move(reservation).error());
     auto pieces = co_await core_.allocator->pin_numbers(pieces_of_path(*path));
     if (!pieces) co_return fail(std::move(pieces).error());
+    co_await core_.cache.settle(path->blocks);
     Transaction transaction(core_.cache);
-    free_rightmost(core_, transaction, *path, *pieces);
+    const std::vector<BlockRef> freed = free_rightmost(core_, transaction, *path, *pieces);
     auto position = transaction.commit(*reservation);
     if (!position) co_return fail(std::move(position).error());
+    for (const BlockRef& part : freed) core_.cache.forget(part);
   }
 }
 
