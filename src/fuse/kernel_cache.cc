@@ -104,6 +104,14 @@ void KernelCache::answer(const std::vector<std::uint64_t>& uniques, fs::Access a
   }
 }
 
+void KernelCache::answer_under_revoke(fs::InodeNumber inode,
+                                      const std::vector<std::uint64_t>& uniques) {
+  if (uniques.empty()) return;
+  statistics_.answered += uniques.size();
+  answering_[inode] += static_cast<std::uint32_t>(uniques.size());
+  answer(uniques, fs::Access::under_revoke);
+}
+
 Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   if (stopped_ || planted(Fault::kernel_invalidation_left_out)) co_return;
   if (what.names) co_await drop_names(inode);
@@ -182,8 +190,7 @@ Task<void> KernelCache::drop_pages(fs::InodeNumber inode) {
   PageGate& pages = gates_[inode];  // It stays where it is, and is not idle until end_drop().
   ++statistics_.drops;
   const std::vector<std::uint64_t> dirty = pages.begin_drop();
-  answering_[inode] += static_cast<std::uint32_t>(dirty.size());
-  answer(dirty, fs::Access::under_revoke);
+  answer_under_revoke(inode, dirty);
   std::vector<Range> ranges(1);
   for (std::uint32_t round = 0; !ranges.empty() && !stopped_; ++round) {
     ++statistics_.rounds;
@@ -218,11 +225,7 @@ Task<void> KernelCache::invalidate_round(fs::InodeNumber inode, std::vector<Rang
       if (answering_.contains(inode)) continue;  // What we answer already may be what blocks.
       if (!Notifier::sleeps_without_progress(*job)) continue;
       ++statistics_.blocked;
-      const std::vector<std::uint64_t> answers = pages.blocked();
-      if (answers.empty()) continue;
-      statistics_.answered += answers.size();
-      answering_[inode] += static_cast<std::uint32_t>(answers.size());
-      answer(answers, fs::Access::under_revoke);
+      answer_under_revoke(inode, pages.blocked());
     }
     if (!Notifier::any_unknown(*job) || !known(inode) || stopped_) co_return;
     co_await back_off(times);
@@ -284,8 +287,11 @@ Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest reques
   }
 }
 
-void KernelCache::replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access) {
+void KernelCache::replying(fs::InodeNumber inode, const DataRequest& request) {
   if (PageGate* pages = gate(inode)) pages->replying(request);
+}
+
+void KernelCache::executed(fs::InodeNumber inode, fs::Access access) {
   if (access != fs::Access::under_revoke) return;
   const auto found = answering_.find(inode);
   if (found != answering_.end() && --found->second == 0) answering_.erase(found);

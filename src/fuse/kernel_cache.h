@@ -58,8 +58,11 @@ class KernelCache final : public mount::KernelCache {
   // What a WRITE needs before its reply. Fast when nothing disturbed it.
   bool must_invalidate(fs::InodeNumber inode, const DataRequest& request, Range where_it_went);
   Task<void> invalidate_own(fs::InodeNumber inode, DataRequest request, Range where_it_went);
-  // Its reply goes out now; `access` is what it ran with.
-  void replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access);
+  // The file system has done it, with this access. (Its reply may still wait for an invalidation, and
+  // that for other requests.)
+  void executed(fs::InodeNumber inode, fs::Access access);
+  // Its reply goes out now.
+  void replying(fs::InodeNumber inode, const DataRequest& request);
 
   // Lookup counts: each reply that names an inode adds one, FORGET takes them away.
   void looked_up(fs::InodeNumber inode);
@@ -89,6 +92,7 @@ class KernelCache final : public mount::KernelCache {
   PageGate* gate(fs::InodeNumber inode);
   void forget_gate_if_idle(fs::InodeNumber inode);
   void answer(const std::vector<std::uint64_t>& uniques, fs::Access access);
+  void answer_under_revoke(fs::InodeNumber inode, const std::vector<std::uint64_t>& uniques);
   bool known(fs::InodeNumber inode) const { return lookups_.contains(inode); }
 
   Task<void> drop_names(fs::InodeNumber inode);

@@ -39,6 +39,14 @@ bool covers(const std::vector<clerk::Pin>& pins, fs::InodeNumber inode) {
 
 bool is_writable(std::uint32_t flags) { return (flags & O_ACCMODE) != O_RDONLY; }
 
+// An append that the kernel puts into its page cache goes there at the end that it knows, and while
+// the WRITE is under way the kernel learns of no other end. A handle that can only append needs no
+// page cache, neither for reads nor for mappings.
+std::uint32_t open_flags(std::uint32_t flags) {
+  const bool only_appends = (flags & O_ACCMODE) == O_WRONLY && (flags & O_APPEND) != 0;
+  return FOPEN_KEEP_CACHE | (only_appends ? FOPEN_DIRECT_IO : 0);
+}
+
 Range range_of(std::uint64_t offset, std::uint64_t length) {
   return {offset, offset > Range::no_end - length ? Range::no_end : offset + length};
 }
@@ -487,7 +495,7 @@ Task<void> Session::create(Request request, std::string name, fuse_create_in in)
   validity.name = cache_.may_cache_names() && covers(made->entry.pins, request.inode);
   out.entry = encode_entry(made->entry.value, validity);
   out.open.fh = raw(made->handle);
-  out.open.open_flags = FOPEN_KEEP_CACHE;
+  out.open.open_flags = open_flags(in.flags);
   const fs::InodeNumber inode = made->entry.value.inode;
   cache_.looked_up(inode);
   cache_.opened(inode, is_writable(in.flags));
@@ -581,11 +589,12 @@ Task<void> Session::setattr(Request request, fuse_setattr_in in) {
     fs::Access access = fs::Access::normal;
     if (changes.size) access = co_await admitted(request.inode, data);
     auto done = co_await operations_->setattr(request.inode, changes, request.caller, access);
+    cache_.executed(request.inode, access);
     if (!done && changes.size) {
       const bool repeat = co_await to_be_repeated(request.inode, access, done.error().code);
       if (repeat) continue;
     }
-    if (changes.size) cache_.replying(request.inode, data, access);
+    if (changes.size) cache_.replying(request.inode, data);
     if (!done) {
       reply_error(request, done.error());
     } else {
@@ -605,7 +614,7 @@ Task<void> Session::open_file(Request request, std::uint32_t flags) {
   }
   fuse_open_out out{};
   out.fh = raw(*handle);
-  out.open_flags = FOPEN_KEEP_CACHE;
+  out.open_flags = open_flags(flags);
   cache_.opened(request.inode, is_writable(flags));
   if (reply_with(request, out) == 0) co_return;
   cache_.closed(request.inode, is_writable(flags));
@@ -629,11 +638,12 @@ Task<void> Session::read(Request request, fuse_read_in in) {
   for (;;) {
     const fs::Access access = co_await admitted(request.inode, data);
     auto bytes = co_await operations_->read(request.inode, in.offset, in.size, access);
+    cache_.executed(request.inode, access);
     if (!bytes) {
       const bool repeat = co_await to_be_repeated(request.inode, access, bytes.error().code);
       if (repeat) continue;
     }
-    cache_.replying(request.inode, data, access);
+    cache_.replying(request.inode, data);
     if (!bytes) {
       reply_error(request, bytes.error());
     } else {
@@ -655,6 +665,7 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
     const fs::Access access = co_await admitted(request.inode, data);
     auto written =
         co_await operations_->write(request.inode, in.offset, bytes, append, kill_suid, access);
+    cache_.executed(request.inode, access);
     if (!written) {
       const bool repeat = co_await to_be_repeated(request.inode, access, written.error().code);
       if (repeat) continue;
@@ -665,7 +676,7 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
         co_await cache_.invalidate_own(request.inode, data, where);
       }
     }
-    cache_.replying(request.inode, data, access);
+    cache_.replying(request.inode, data);
     if (!written) {
       reply_error(request, written.error());
     } else {
