@@ -32,6 +32,7 @@ ClerkCoreOptions core_options(const ClerkOptions& options) {
 
 // How waiting for a lock ended.
 enum class Waited { pinned, refused, lost };
+enum class Patience { wait, unless_revoked, none };
 
 }  // namespace
 
@@ -48,7 +49,8 @@ struct Clerk::State {
 
   // Locks.
   bool pin_now(LockName name, Mode mode);
-  Task<Status> wait_for_pin(LockName name, Mode mode, bool is_try);
+  Task<Status> wait_for_pin(LockName name, Mode mode, Patience patience);
+  WaiterId queue(LockName name, Mode mode, Patience patience);
   Error closed_error() const;
   bool closed() const { return core.is_lost() || left; }
   void process();
@@ -131,11 +133,22 @@ bool Clerk::State::pin_now(LockName name, Mode mode) {
   return true;
 }
 
-Task<Status> Clerk::State::wait_for_pin(LockName name, Mode mode, bool is_try) {
+WaiterId Clerk::State::queue(LockName name, Mode mode, Patience patience) {
+  switch (patience) {
+    case Patience::wait:
+      return core.acquire(now(), name, mode, effects);
+    case Patience::unless_revoked:
+      return core.acquire_unless_revoked(now(), name, mode, effects);
+    case Patience::none:
+      break;
+  }
+  return core.try_acquire(now(), name, mode, effects);
+}
+
+Task<Status> Clerk::State::wait_for_pin(LockName name, Mode mode, Patience patience) {
   look_at_lease();
   if (closed()) co_return fail(closed_error());
-  const WaiterId id = is_try ? core.try_acquire(now(), name, mode, effects)
-                             : core.acquire(now(), name, mode, effects);
+  const WaiterId id = queue(name, mode, patience);
   Promise<Waited> promise(world.executor);
   waiters.emplace(id, promise);
   process();
@@ -620,7 +633,16 @@ void Clerk::declare_lost(std::string reason) { state_->lose(reason); }
 
 Task<Result<Pin>> Clerk::acquire(LockName name, Mode mode) {
   if (!state_->pin_now(name, mode)) {
-    Task<Status> waiting = state_->wait_for_pin(name, mode, false);
+    Task<Status> waiting = state_->wait_for_pin(name, mode, Patience::wait);
+    Status waited = co_await waiting;
+    if (!waited) co_return fail(std::move(waited).error());
+  }
+  co_return Pin(this, name, mode);
+}
+
+Task<Result<Pin>> Clerk::acquire_unless_revoked(LockName name, Mode mode) {
+  if (!state_->pin_now(name, mode)) {
+    Task<Status> waiting = state_->wait_for_pin(name, mode, Patience::unless_revoked);
     Status waited = co_await waiting;
     if (!waited) co_return fail(std::move(waited).error());
   }
@@ -634,7 +656,7 @@ std::optional<Pin> Clerk::try_local(LockName name, Mode mode) {
 
 Task<Result<Pin>> Clerk::try_acquire(LockName name, Mode mode) {
   if (!state_->pin_now(name, mode)) {
-    Task<Status> waiting = state_->wait_for_pin(name, mode, true);
+    Task<Status> waiting = state_->wait_for_pin(name, mode, Patience::none);
     Status waited = co_await waiting;
     if (!waited) co_return fail(std::move(waited).error());
   }

@@ -1,12 +1,12 @@
 // The clerk: a mount's side of the lock service. It keeps granted locks until somebody else wants
 // them, hands them to the local operations that ask, and keeps the lease (docs/protocol.md, "The
-// lock service"; Calypso's tokens, Frangipani §6).
+// lock service"; Calypso, Frangipani §6).
 //
 // Two levels. Globally this client holds each lock in some Mode, granted by the lock server and
 // kept ("sticky"). Locally any number of operations hold Pins: many shared, or one exclusive, first
 // come first served. An operation pins every lock it needs, in the order of LockName, works, and
-// drops the pins (two-phase). It waits only while every pin it holds compares smaller than the one
-// it asks for.
+// drops the pins (two-phase). It pins a lock once, and waits only while every pin it holds compares
+// smaller than the one it asks for.
 //
 // Revoke, in this order, for one lock:
 //   1. The server's revoke arrives. Local operations may go on to pin for as long as the lock is
@@ -131,6 +131,7 @@ struct ClerkStatus {
   Membership membership;
   bool suspended = false, lost = false;
   std::uint64_t locks_shared = 0, locks_exclusive = 0;
+  // Locks given up wholly, and to shared, at whoever's wish.
   std::uint64_t revokes = 0, downgrades = 0, requests = 0, local_hits = 0, messages_sent = 0,
                 messages_received = 0;
   Duration lease_left{};
@@ -159,6 +160,10 @@ class Clerk final : public PinOwner {
   // Waits for the lock as long as it takes. The fast path (already held, no conflict) does not
   // suspend and sends nothing.
   Task<Result<Pin>> acquire(LockName name, Mode mode);
+  // The same for a caller that giving the lock up may have to wait for (a request that holds pages
+  // in the kernel): Errc::again as soon as a revoke has begun, or this clerk gives up its shared
+  // hold to ask for exclusive, before the pin could be given. To be repeated after revoke_ended.
+  Task<Result<Pin>> acquire_unless_revoked(LockName name, Mode mode);
   // Held already and free of local conflict and of a revoke in progress: a pin, else nothing. Never
   // waits or sends: the way to take a lock out of order.
   std::optional<Pin> try_local(LockName name, Mode mode);

@@ -128,6 +128,31 @@ WaiterId ClerkCore::acquire(TimePoint now, LockName name, Mode mode, Effects& ou
   return id;
 }
 
+WaiterId ClerkCore::acquire_unless_revoked(TimePoint now, LockName name, Mode mode, Effects& out) {
+  CHECK(!lost_ && mode != Mode::none);
+  const WaiterId id{++last_waiter_};
+  Entry& entry = find_or_make(name);
+  entry.waiters.push_back({id, mode, false, true});
+  const bool going =
+      entry.stage == Entry::Stage::draining || entry.stage == Entry::Stage::giving_up;
+  if (going) refuse_those_who_leave(entry, out);
+  advance(now, entry, out);
+  return id;
+}
+
+// Of those who wait for more than what is kept.
+void ClerkCore::refuse_those_who_leave(Entry& entry, Effects& out) {
+  std::vector<Entry::Waiter> stay;
+  for (const Entry::Waiter& waiter : entry.waiters) {
+    if (waiter.leaves_at_revoke && !lock::covers(entry.keep, waiter.mode)) {
+      out.push_back(to_waiter(Kind::refused, entry, waiter));
+    } else {
+      stay.push_back(waiter);
+    }
+  }
+  entry.waiters = std::move(stay);
+}
+
 WaiterId ClerkCore::try_acquire(TimePoint now, LockName name, Mode mode, Effects& out) {
   CHECK(!lost_ && mode != Mode::none);
   const WaiterId id{++last_waiter_};
@@ -394,6 +419,7 @@ void ClerkCore::begin_give_up(Entry& entry, Mode keep, Effects& out) {
   entry.stage = Entry::Stage::draining;
   entry.keep = keep;
   out.push_back(about(Kind::revoke_begins, entry, keep));
+  refuse_those_who_leave(entry, out);
   give_up_if_drained(entry, out);
 }
 

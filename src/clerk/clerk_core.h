@@ -78,6 +78,9 @@ class ClerkCore {
   bool try_pin(TimePoint now, LockName name, Mode mode);
   // Queues behind those who wait. Requires: !is_lost(). Answered by an effect, maybe at once.
   WaiterId acquire(TimePoint now, LockName name, Mode mode, Effects& out);
+  // The same, but refused as soon as what is held is being given up before the pin could be given:
+  // the give-up may be waiting for the caller.
+  WaiterId acquire_unless_revoked(TimePoint now, LockName name, Mode mode, Effects& out);
   // The same, but refused rather than waiting for somebody else.
   WaiterId try_acquire(TimePoint now, LockName name, Mode mode, Effects& out);
   PrefetchId prefetch(TimePoint now, const std::vector<LockName>& names, Mode mode, Effects& out);
@@ -122,6 +125,7 @@ class ClerkCore {
       WaiterId id{};
       Mode mode = Mode::none;
       bool is_try = false;
+      bool leaves_at_revoke = false;
     };
 
     LockName name;
@@ -167,6 +171,7 @@ class ClerkCore {
   void give_up_if_drained(Entry& entry, Effects& out);
   void set_linger(Entry& entry, TimePoint due);
   void linger_tick(TimePoint now, Entry& entry, Effects& out);
+  void refuse_those_who_leave(Entry& entry, Effects& out);
   void count_prefetched(PrefetchId id, bool granted, Effects& out);
   void evict(Effects& out);
 

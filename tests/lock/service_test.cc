@@ -1,10 +1,12 @@
 // The lock server and its clerks as they run in production, on simulated machines.
 #include <gtest/gtest.h>
 
+#include "base/async.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/number.h"
 #include "flags.h"
+#include "lock/view.h"
 #include "service_world.h"
 
 namespace plumeria::lock_test {
@@ -38,6 +40,20 @@ class ServiceTest : public ::testing::Test {
   Result<clerk::Pin> acquire(int index, LockName name, Mode mode) {
     return world_->simulation().run(world_->client(index).node(),
                                     world_->client(index).clerk().acquire(name, mode), 100s);
+  }
+  // Client `index` waits for lock_seven in the background.
+  void wait_for(int index, TaskScope* scope, bool* granted) {
+    struct Wait {
+      static Task<void> run(clerk::Clerk* clerk, bool* done) {
+        Task<Result<clerk::Pin>> taking = clerk->acquire(lock_seven, Mode::exclusive);
+        auto taken = co_await taking;
+        *done = taken.has_value();
+      }
+    };
+    Machine& client = world_->client(index);
+    client.node().deliver(client.node().life(), [&client, scope, granted] {
+      scope->spawn(Wait::run(&client.clerk(), granted));
+    });
   }
   lockd::LeaseStatus lease_status(LeaseNumber lease) {
     for (auto& status : world_->server().status().leases) {
@@ -179,16 +195,7 @@ TEST_F(ServiceTest, ARestartOfTheServerLosesNoLockAndNoClient) {
   EXPECT_TRUE(world.server().status().rebuilding);
   bool granted = false;
   TaskScope scope;
-  struct Wait {
-    static Task<void> run(clerk::Clerk* clerk, bool* done) {
-      Task<Result<clerk::Pin>> taking = clerk->acquire(lock_seven, Mode::exclusive);
-      auto taken = co_await taking;
-      *done = taken.has_value();
-    }
-  };
-  world.client(1).node().deliver(world.client(1).node().life(), [&] {
-    scope.spawn(Wait::run(&world.client(1).clerk(), &granted));
-  });
+  wait_for(1, &scope, &granted);
   world.simulation().run_for(3s);
   EXPECT_FALSE(world.server().status().rebuilding);
   EXPECT_FALSE(granted);
@@ -241,6 +248,69 @@ TEST_F(ServiceTest, AClientThatWasStoppedGivesNoPinBeforeItKnowsWhetherItIsLost)
   EXPECT_FALSE(world.client(0).clerk().try_local(lock_seven, Mode::shared).has_value());
   world.client(0).node().resume();
   EXPECT_TRUE(run_until([&] { return world.client(0).is_lost(); }, 5s));
+}
+
+TEST_F(ServiceTest, AServerThatStopsLeavesNoLeaseOfItsOwnBehind) {
+  ServiceWorld& world = make({.clients = 1});
+  const LeaseNumber own = world.server().own_lease();
+  EXPECT_TRUE(world.disk().is_admitted(own));
+  EXPECT_TRUE(world.simulation().run(world.server_node(), world.server().stop()).has_value());
+  EXPECT_TRUE(world.disk().is_fenced(own));
+  auto view = lock::decode_view(world.disk().peek_register(lock::view_register)->value);
+  ASSERT_TRUE(view.has_value());
+  EXPECT_EQ(view->find(own), nullptr);
+  EXPECT_EQ(view->leases.size(), 1u);  // the client goes on with the next server
+}
+
+TEST_F(ServiceTest, ClerksInTheServersProcessAreDeadWhenItStartsAgain) {
+  ServiceWorld& world = make({.clients = 2, .in_process = true});
+  const LeaseNumber lease = world.client(0).clerk().membership().lease;
+  world.crash_client(0);
+  world.crash_client(1);
+  world.crash_server();
+  world.start_server();  // fenced, replayed and gone before it serves
+  EXPECT_TRUE(world.disk().is_fenced(lease));
+  EXPECT_TRUE(world.server().slots_in_use().empty());
+  EXPECT_FALSE(world.server().status().rebuilding);
+  world.start_client(0);
+  EXPECT_TRUE(run_until([&] { return world.client(0).joined(); }, 1s));
+  EXPECT_TRUE(acquire(0, lock_seven, Mode::exclusive).has_value());
+}
+
+TEST_F(ServiceTest, AServerThatWasReplacedGrantsNothingMore) {
+  ServiceWorld& world = make({.clients = 2});
+  { auto pin = acquire(0, lock_seven, Mode::exclusive); }
+  sim::Node& node = world.simulation().add_node("server2");
+  sim::SimTransport transport(world.network(), node);
+  auto disk = world.disk().open(node, sim::Attachment::outside);
+  lockd::LockServer successor(node.world(), transport, *disk, world, {.lease_duration = 2s});
+  ASSERT_TRUE(world.simulation().run(node, successor.prepare()).has_value());
+  successor.serve();
+  world.crash_client(0);
+  // The old server finds the lease run out, and its own out of date when it says so in the view.
+  bool granted = false;
+  TaskScope scope;
+  wait_for(1, &scope, &granted);
+  world.simulation().run_for(20s);
+  EXPECT_FALSE(granted);
+  EXPECT_EQ(world.server().status().recovered, 0u);
+  EXPECT_EQ(world.client(1).clerk().held(lock_seven), Mode::none);
+  world.crash_client(1);  // The scope's coroutine is not resumed any more.
+}
+
+TEST_F(ServiceTest, AShorterLeaseAfterARestartStillWaitsForTheLongerOne) {
+  ServiceWorld& world = make({.clients = 2, .lease = 20s});
+  { auto pin = acquire(0, lock_seven, Mode::exclusive); }
+  world.crash_client(0);
+  world.crash_server();
+  world.set_lease(2s);
+  world.start_server();
+  const Duration before = world.simulation().now();
+  EXPECT_TRUE(acquire(1, lock_seven, Mode::exclusive).has_value());
+  EXPECT_GT(world.simulation().now() - before, Duration(19s));
+  world.simulation().run_for(5s);
+  auto view = lock::decode_view(world.disk().peek_register(lock::view_register)->value);
+  EXPECT_EQ(view->lease_duration, Duration(2s));  // from now on only the shorter one counts
 }
 
 // Client 0 is stopped between sending a renewal and reading its answer, for longer than its lease.
@@ -333,6 +403,48 @@ TEST_F(FileLockServiceTest, ACancelledCallIsInterruptedAndHoldsNothing) {
   EXPECT_EQ(set(1, file_lock(1, 0, 9, Mode::exclusive), true).error().code, Errc::interrupted);
   EXPECT_TRUE(set(0, file_lock(1, 0, 9, Mode::none)).has_value());
   EXPECT_TRUE(set(0, file_lock(2, 0, 9, Mode::exclusive)).has_value());
+}
+
+// Two owners of two clients count a file of one number up under an exclusive lock, over a network
+// that loses and doubles messages.
+Task<void> count_up(clerk::Clerk* clerk, sim::Node* node, std::uint64_t owner, int times,
+                    int* counter, int* done) {
+  for (int i = 0; i < times; ++i) {
+    Task<Status> locking = clerk->set_file_lock(file_lock(owner, 0, 9, Mode::exclusive), true, 0);
+    Status status = co_await locking;
+    EXPECT_TRUE(status.has_value());
+    const int seen = *counter;
+    Task<void> pause = sleep_for(node->world(), 1ms);
+    co_await pause;
+    *counter = seen + 1;
+    Task<Status> unlocking =
+        i % 2 == 0 ? clerk->drop_file_locks(5, false, owner)
+                   : clerk->set_file_lock(file_lock(owner, 0, 9, Mode::none), false, 0);
+    status = co_await unlocking;
+    EXPECT_TRUE(status.has_value());
+  }
+  ++*done;
+}
+
+TEST_F(FileLockServiceTest, NoUpdateUnderALockIsLostWhateverTheNetworkDoes) {
+  ServiceOptions options{.seed = 5, .clients = 2};
+  options.network.lost = options.network.doubled = options.network.reordered = 50'000;
+  ServiceWorld& world = make(options);
+  int counter = 0, done = 0;
+  TaskScope scope;
+  for (int index = 0; index < 2; ++index) {
+    Machine& client = world.client(index);
+    client.node().deliver(client.node().life(), [&] {
+      for (std::uint64_t owner = 1; owner <= 2; ++owner) {
+        scope.spawn(count_up(&client.clerk(), &client.node(), owner, 50, &counter, &done));
+      }
+    });
+  }
+  world.simulation().run_for(5s);
+  world.crash_server();
+  world.start_server();
+  EXPECT_TRUE(run_until([&] { return done == 4; }, 300s));
+  EXPECT_EQ(counter, 200);
 }
 
 // ---- Chance ----

@@ -57,6 +57,7 @@ void ServiceWorld::start_server() {
   server_disk_ = disk_.open(server_node_, sim::Attachment::outside);
   lockd::LockServerOptions options;
   options.lease_duration = options_.lease;
+  options.in_process = options_.in_process;
   server_ = std::make_unique<lockd::LockServer>(server_node_.world(), *server_transport_,
                                                 *server_disk_, *this, options);
   bool up = false;

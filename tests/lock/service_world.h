@@ -27,6 +27,7 @@ struct ServiceOptions {
   int workers = 3;  // operations of each client that run side by side
   std::uint64_t locks = 5;
   Duration lease = 2s;
+  bool in_process = false;
   sim::NetworkOptions network;
 };
 
@@ -41,6 +42,7 @@ class ServiceWorld final : public lockd::Recoverer {
   // The server.
   void start_server();
   void crash_server();
+  void set_lease(Duration lease) { options_.lease = lease; }  // of the next server
   bool server_is_up() const { return server_ != nullptr; }
   lockd::LockServer& server() { return *server_; }
   sim::Node& server_node() { return server_node_; }
