@@ -124,6 +124,13 @@ TEST_F(ReplayTest, UnusedLogsAreNoError) {
   EXPECT_EQ(report->records, 0u);
 }
 
+TEST_F(ReplayTest, AnUnusedLogIsNotTakenForThatOfSlotZero) {
+  Writer(*this, disk, 0, LeaseNumber{7}).image(inode_17, 1).sync();
+  const auto report = replay_logs({5});
+  ASSERT_TRUE(report) << report.error().message();
+  EXPECT_FALSE(is_empty(0));
+}
+
 TEST_F(ReplayTest, ANewerBlockStaysAsItIs) {
   Writer writer(*this, disk, 3, LeaseNumber{7});
   writer.image(inode_17, 5).delta(inode_17, 6).sync().in_place(inode_17, 9);

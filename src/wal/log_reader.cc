@@ -174,7 +174,8 @@ Task<Result<LogState>> read_log_header(disk::VirtualDisk& disk, std::uint32_t sl
       found = true;
     }
   }
-  if (state.header.generation != 0 && state.header.slot != slot) {
+  if (state.header.generation == 0) state.header.slot = slot;  // never used
+  if (state.header.slot != slot) {
     co_return fail(Errc::corrupt, absl::StrCat("log of slot ", slot, " (says that it is of slot ",
                                                state.header.slot, ")"));
   }

@@ -5,8 +5,8 @@ started is gone, every mount is unmounted (a hung one by aborting its FUSE conne
 folder is removed. A watchdog does the same when a test takes too long, so that a hang in the kernel
 is a failure and not the end of the machine.
 
-Environment: PLUMERIA (the program), PLUMERIA_LONG=1 (longer loads), PLUMERIA_KEEP=1 (keep folders
-of failed tests).
+Environment: PLUMERIA (the program; else the release build's), PLUMERIA_LONG=1 (longer loads),
+PLUMERIA_KEEP=1 (keep folders of failed tests).
 """
 import json
 import os
@@ -21,7 +21,8 @@ import threading
 import time
 import unittest
 
-PLUMERIA = os.environ.get("PLUMERIA", "plumeria")
+TREE = pathlib.Path(__file__).resolve().parents[2]
+PLUMERIA = os.environ.get("PLUMERIA", str(TREE / "build/release/plumeria"))
 LONG = os.environ.get("PLUMERIA_LONG") == "1"
 FUSE_CONNECTIONS = pathlib.Path("/sys/fs/fuse/connections")
 
