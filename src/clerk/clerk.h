@@ -30,8 +30,8 @@
 // dropped.
 //
 // Threads: the executor's. Ownership: the clerk outlives its pins and tasks, unless the executor
-// was stopped. Errors: Errc::lost, unavailable (never for a wait: waits last as long as the
-// outage), again (a refused try), shut_down (after leave()).
+// was stopped; one transport end serves one clerk at a time. Errors: Errc::lost, unavailable (never
+// for a wait: waits last as long as the outage), again (a refused try), shut_down (after leave()).
 #pragma once
 
 #include <cstdint>

@@ -66,6 +66,22 @@ TEST_F(ClerkCoreTest, ABusyLockLingersUntilItIsIdleButNotForEver) {
   core_.given_up(now_, name, out_);
 }
 
+TEST_F(ClerkCoreTest, WhoCannotWaitForARevokeIsRefusedWhenOneBegins) {
+  hold(name, Mode::shared);
+  EXPECT_TRUE(core_.try_pin(now_, name, Mode::shared));
+  // The shared hold must be given up first, and that may have to wait for the caller.
+  const WaiterId waiter = core_.acquire_unless_revoked(now_, name, Mode::exclusive, out_);
+  EXPECT_TRUE(has(Effect::Kind::revoke_begins));
+  ASSERT_TRUE(has(Effect::Kind::refused));
+  EXPECT_EQ(out_.back().waiter, waiter);
+  core_.acquire_unless_revoked(now_, name, Mode::exclusive, out_);
+  EXPECT_EQ(out_.back().kind, Effect::Kind::refused) << "the revoke has begun";
+  core_.unpin(now_, name, Mode::shared, out_);
+  core_.given_up(now_, name, out_);
+  EXPECT_EQ(core_.held(name), Mode::none);
+  EXPECT_FALSE(has(Effect::Kind::send_request));
+}
+
 TEST_F(ClerkCoreTest, AnIdleLockIsGivenUpAfterTheIdleTime) {
   hold(name, Mode::exclusive);
   revoke(Mode::none);

@@ -140,8 +140,6 @@ class FileSystem : public Operations {
   HandleId add_handle(InodeNumber inode, std::uint64_t generation, std::uint32_t flags);
   Task<Status> set_attributes(InodeNumber inode, const Changes& changes);
   Task<Status> take_space(std::uint64_t bytes);
-  Task<Result<Pin>> pin_for_data(InodeNumber inode, Mode mode);
-  Task<void> upgrade(LockName name);
   Task<void> add_attributes(std::vector<DirectoryEntry>& entries, std::vector<Pin>& pins);
   Task<void> commit_or_lose(InodeNumber inode);
   Task<void> background();

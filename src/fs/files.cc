@@ -98,7 +98,7 @@ Task<Result<Covered<Attributes>>> FileSystem::setattr(InodeNumber inode, Changes
   if (changes.size && *changes.size > file_size_max) co_return fail(Errc::file_too_big);
   Covered<Attributes> reply;
   if (access == Access::normal && changes.size) {
-    auto pin = co_await pin_for_data(inode, Mode::exclusive);
+    auto pin = co_await core_.clerk.acquire_unless_revoked(inode_lock(inode), Mode::exclusive);
     if (!pin) co_return fail(std::move(pin).error());
     reply.pins.push_back(std::move(*pin));
   } else if (access == Access::normal) {
@@ -165,24 +165,6 @@ Task<Result<std::string>> FileSystem::readlink(InodeNumber inode) {
   co_return std::string(as_text(view.inline_data()));
 }
 
-// The caller's request may hold pages that giving the lock up waits for, so it never waits for a
-// lock whose revoke has begun (Errc::again in operations.h). That includes the shared lock that the
-// clerk gives up before it asks for the exclusive one.
-Task<Result<Pin>> FileSystem::pin_for_data(InodeNumber inode, Mode mode) {
-  const LockName name = inode_lock(inode);
-  if (auto pin = core_.clerk.try_local(name, mode)) co_return std::move(*pin);
-  if (core_.clerk.revoking(name)) co_return fail(Errc::again);
-  if (core_.clerk.held(name) == Mode::shared && mode == Mode::exclusive) {
-    tasks_.spawn(upgrade(name));
-    co_return fail(Errc::again);
-  }
-  co_return co_await core_.clerk.acquire(name, mode);
-}
-
-Task<void> FileSystem::upgrade(LockName name) {
-  (void)co_await core_.clerk.acquire(name, Mode::exclusive);
-}
-
 Task<Result<Bytes>> FileSystem::read(InodeNumber inode, std::uint64_t offset, std::uint32_t size,
                                      Access access) {
   CO_TRY_STATUS(check_lost(inode));
@@ -190,7 +172,7 @@ Task<Result<Bytes>> FileSystem::read(InodeNumber inode, std::uint64_t offset, st
   if (access == Access::normal) {
     for (;;) {
       const Mode mode = has_writer(inode) ? Mode::exclusive : Mode::shared;
-      auto acquired = co_await pin_for_data(inode, mode);
+      auto acquired = co_await core_.clerk.acquire_unless_revoked(inode_lock(inode), mode);
       if (!acquired) co_return fail(std::move(acquired).error());
       pin = std::move(*acquired);
       // A writer may have come while we waited for the shared lock.
@@ -214,7 +196,7 @@ Task<Result<WriteReply>> FileSystem::write(InodeNumber inode, std::uint64_t offs
       wake_.notify_all();
       co_await clean_.next();
     }
-    auto acquired = co_await pin_for_data(inode, Mode::exclusive);
+    auto acquired = co_await core_.clerk.acquire_unless_revoked(inode_lock(inode), Mode::exclusive);
     if (!acquired) co_return fail(std::move(acquired).error());
     pin = std::move(*acquired);
   }
