@@ -47,7 +47,7 @@ struct Cluster::ServerProcess {
 struct Cluster::MountProcess {
   // Of one that mounts a server.
   MountProcess(Cluster& cluster, Node& node, mount::MountOptions options, std::uint64_t seed)
-      : kernel(node.world(), cluster.options_.kernel, seed, applications) {
+      : kernel(node, cluster.options_.kernel, seed, applications) {
     transport = std::make_unique<SimTransport>(cluster.network_, node);
     disk = std::make_unique<disk::RemoteDisk>(node.world(), *transport, server_name,
                                               disk::RemoteDisk::Options{});
@@ -59,7 +59,7 @@ struct Cluster::MountProcess {
   // Of an embedded one.
   MountProcess(Cluster& cluster, Node& node, mount::MountOptions options,
                serve::ServerOptions server_options, std::uint64_t seed)
-      : kernel(node.world(), cluster.options_.kernel, seed, applications) {
+      : kernel(node, cluster.options_.kernel, seed, applications) {
     disk = cluster.disk_.open(node);
     loopback = std::make_unique<net::Loopback>(node.world().executor);
     server =

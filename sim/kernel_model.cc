@@ -1,5 +1,6 @@
 #include "sim/kernel_model.h"
 
+#include <absl/strings/str_cat.h>
 #include <absl/strings/str_split.h>
 
 #include <algorithm>
@@ -11,14 +12,20 @@ namespace {
 
 // Numbers of the interface between kernel and daemon.
 constexpr std::uint32_t type_mask = 0170000, type_directory = 0040000, type_symlink = 0120000;
-constexpr std::uint32_t open_read_write = 2, open_append = 02000;
+constexpr std::uint32_t open_read_write = 2, open_append = 02000, open_exclusive = 0200,
+                        open_truncate = 01000;
 constexpr std::uint32_t rename_exchange = 2;
 constexpr int retries_max = 40;  // of an open that races with others
 
 }  // namespace
 
-Kernel::Kernel(World world, KernelOptions options, std::uint64_t seed, TaskScope& tasks)
-    : world_(world), options_(options), random_(seed), renaming_(world.executor), tasks_(tasks) {}
+Kernel::Kernel(Node& node, KernelOptions options, std::uint64_t seed, TaskScope& tasks)
+    : node_(node),
+      world_(node.world()),
+      options_(options),
+      random_(seed),
+      renaming_(world_.executor),
+      tasks_(tasks) {}
 Kernel::~Kernel() = default;
 
 // --- Caches --------------------------------------------------------------------------------------
@@ -39,6 +46,19 @@ Task<void> Kernel::request_time() {
   ++count_.requests;
   const Duration time = random_.between(Duration{0}, options_.request_time_max);
   co_await sleep_for(world_, time);
+}
+
+void Kernel::trace(const char* what, InodeNumber inode, std::uint64_t number) {
+  Simulation& simulation = node_.simulation();
+  if (!simulation.tracing()) return;
+  simulation.trace(node_.name(),
+                   absl::StrCat("kernel: ", what, ", inode ", raw(inode), ", ", number));
+}
+
+// The mount is about to give the lock up and has done nothing for a request.
+Task<void> Kernel::repeat_later() {
+  ++count_.repeated;
+  co_await sleep_for(world_, 100us);
 }
 
 void Kernel::take_attributes(const Attributes& attributes, bool is_covered) {
@@ -411,9 +431,13 @@ Task<void> Kernel::answer_kept(InodeNumber number, RequestKind kind) {
   }
 }
 
-void Kernel::hold(InodeNumber number) { ++inode_at(number).holds; }
+void Kernel::hold(InodeNumber number) {
+  trace("hold", number);
+  ++inode_at(number).holds;
+}
 
 void Kernel::release(InodeNumber number) {
+  trace("release", number);
   Inode& inode = inode_at(number);
   CHECK(inode.holds > 0);
   if (--inode.holds > 0) return;
@@ -424,6 +448,7 @@ void Kernel::release(InodeNumber number) {
 }
 
 Task<void> Kernel::drop(InodeNumber number, mount::What what) {
+  trace("drop", number, (what.attributes ? 1 : 0) + (what.pages ? 2 : 0) + (what.names ? 4 : 0));
   Inode& inode = inode_at(number);
   ++count_.drops;
   if (what.names) {
@@ -436,6 +461,7 @@ Task<void> Kernel::drop(InodeNumber number, mount::What what) {
     inode.attributes.reset();
     inode.size_valid = false;
   }
+  trace("dropped", number);
   co_await sleep_for(world_, random_.between(Duration{0}, options_.request_time_max));
 }
 
@@ -446,7 +472,7 @@ Task<void> Kernel::drop_pages(InodeNumber number) {
   co_await answer_kept(number, RequestKind::write_page);
   for (;;) {
     std::erase_if(inode.pages, [](const auto& page) { return !page.second.dirty; });
-    if (inode.pages.empty() && inode.writing.empty()) break;
+    if (inode.pages.empty() && inode.writing.empty() && inode.reading == 0) break;
     if (inode.truncating) co_await answer_kept(number, RequestKind::truncate);
     // Also requests that block nothing may be answered under the lock.
     if (random_.chance(1, 4)) co_await answer_kept(number, RequestKind::read);
@@ -454,7 +480,7 @@ Task<void> Kernel::drop_pages(InodeNumber number) {
     if (!inode.pages.empty()) {
       ++count_.dirty_pages_at_drop;
       (void)co_await write_back_page(number, inode.pages.begin()->first);
-    } else if (!inode.writing.empty()) {
+    } else if (!inode.writing.empty() || inode.reading > 0) {
       co_await inode.answered.next();
     }
   }
@@ -517,7 +543,10 @@ Task<Result<Descriptor>> Kernel::create(InodeNumber parent, std::string name, Op
   if (!found) co_return fail(std::move(found).error());
   if (found->inode) co_return fail(Errc::exist);
   co_await request_time();
-  const std::uint32_t number = open_read_write | (flags.append ? open_append : 0);
+  std::uint32_t number = open_read_write;
+  if (flags.append) number |= open_append;
+  if (flags.exclusive) number |= open_exclusive;
+  if (flags.truncate) number |= open_truncate;
   auto made = co_await operations_->create(parent, name, mode, number, caller());
   if (!made) co_return fail(std::move(made).error());
   entry_made(parent, name, made->entry);
@@ -582,30 +611,23 @@ Task<Result<Bytes>> Kernel::pread(Descriptor descriptor, std::uint64_t offset, s
 Task<Result<Bytes>> Kernel::read_in_page(InodeNumber number, std::uint64_t offset,
                                          std::uint32_t size) {
   Inode& inode = inode_at(number);
-  for (;;) {
-    if (offset + size > inode.size) {
-      auto refreshed = co_await refresh_size(number);
-      if (!refreshed) co_return fail(std::move(refreshed).error());
-    }
-    if (offset >= inode.size) co_return Bytes{};
-    const auto page = inode.pages.find(offset / page_size);
-    if (page != inode.pages.end()) {
-      ++count_.served_pages;
-      const std::uint64_t length = std::min<std::uint64_t>(size, inode.size - offset);
-      const auto from =
-          page->second.bytes.begin() + static_cast<std::ptrdiff_t>(offset % page_size);
-      co_return Bytes(from, from + static_cast<std::ptrdiff_t>(length));
-    }
-    auto filled = co_await fill_page(number, offset, size);
-    if (!filled) co_return fail(std::move(filled).error());
-    if (*filled) co_return *std::move(*filled);
+  if (offset + size > inode.size) {
+    auto refreshed = co_await refresh_size(number);
+    if (!refreshed) co_return fail(std::move(refreshed).error());
   }
+  if (offset >= inode.size) co_return Bytes{};
+  const auto page = inode.pages.find(offset / page_size);
+  if (page == inode.pages.end()) co_return co_await fill_page(number, offset, size);
+  ++count_.served_pages;
+  const std::uint64_t length = std::min<std::uint64_t>(size, inode.size - offset);
+  const auto from = page->second.bytes.begin() + static_cast<std::ptrdiff_t>(offset % page_size);
+  co_return Bytes(from, from + static_cast<std::ptrdiff_t>(length));
 }
 
 // Sends a READ for the page of `offset` and some after it. What the reply has for the caller is
 // returned: the page may be dropped again before the caller looks at the cache.
-Task<Result<std::optional<Bytes>>> Kernel::fill_page(InodeNumber number, std::uint64_t offset,
-                                                     std::uint32_t size) {
+Task<Result<Bytes>> Kernel::fill_page(InodeNumber number, std::uint64_t offset,
+                                      std::uint32_t size) {
   Inode& inode = inode_at(number);
   const std::uint64_t first = offset / page_size;
   const std::uint64_t pages = random_.between(1, options_.read_ahead_pages);
@@ -613,11 +635,20 @@ Task<Result<std::optional<Bytes>>> Kernel::fill_page(InodeNumber number, std::ui
   const auto length = static_cast<std::uint32_t>(pages * page_size);
   co_await request_time();
   std::shared_ptr<Kept> kept;
-  const fs::Access access = co_await turn(number, RequestKind::read, &kept);
-  auto reply = co_await operations_->read(number, start, length, access);
+  Result<Bytes> reply;
+  for (;;) {
+    const fs::Access access = co_await turn(number, RequestKind::read, &kept);
+    if (access == fs::Access::normal) ++inode.reading;
+    reply = co_await operations_->read(number, start, length, access);
+    if (access == fs::Access::normal && --inode.reading == 0) inode.answered.notify_all();
+    trace(access == fs::Access::normal ? "READ" : "READ under revoke", number, start);
+    if (reply || reply.error().code != Errc::again) break;
+    turn_over(kept);
+    kept.reset();
+    co_await repeat_later();
+  }
   if (!reply) {
     turn_over(kept);
-    if (reply.error().code == Errc::again) co_return std::optional<Bytes>{};  // Its turn is over.
     co_return fail(std::move(reply).error());
   }
   const std::uint64_t end = start + reply->size();
@@ -634,9 +665,9 @@ Task<Result<std::optional<Bytes>>> Kernel::fill_page(InodeNumber number, std::ui
   }
   turn_over(kept);
   const std::uint64_t stop = std::min(offset + size, end);
-  if (stop <= offset) co_return std::optional<Bytes>{Bytes{}};
+  if (stop <= offset) co_return Bytes{};
   const auto from = reply->begin() + static_cast<std::ptrdiff_t>(offset - start);
-  co_return std::optional<Bytes>{Bytes(from, from + static_cast<std::ptrdiff_t>(stop - offset))};
+  co_return Bytes(from, from + static_cast<std::ptrdiff_t>(stop - offset));
 }
 
 Task<Result<std::uint64_t>> Kernel::pwrite(Descriptor descriptor, std::uint64_t offset,
@@ -664,8 +695,10 @@ Task<Status> Kernel::write_through(InodeNumber number, std::uint64_t offset, Byt
     std::shared_ptr<Kept> kept;
     const fs::Access access = co_await turn(number, RequestKind::write, &kept);
     auto reply = co_await operations_->write(number, offset, bytes, append, false, access);
+    trace(access == fs::Access::normal ? "WRITE" : "WRITE under revoke", number, offset);
     if (!reply && reply.error().code == Errc::again) {
       turn_over(kept);
+      co_await repeat_later();
       continue;
     }
     if (!reply) {
@@ -726,6 +759,7 @@ Task<Status> Kernel::set_size(InodeNumber number, std::uint64_t size) {
     std::shared_ptr<Kept> kept;
     const fs::Access access = co_await turn(number, RequestKind::truncate, &kept);
     auto reply = co_await operations_->setattr(number, changes, caller(), access);
+    trace(access == fs::Access::normal ? "truncate" : "truncate under revoke", number, size);
     const bool again = !reply && reply.error().code == Errc::again;
     if (reply) {
       truncate_pages(inode, size);
@@ -734,7 +768,10 @@ Task<Status> Kernel::set_size(InodeNumber number, std::uint64_t size) {
     if (!again) inode.truncating = false;
     turn_over(kept);
     inode.answered.notify_all();
-    if (again) continue;
+    if (again) {
+      co_await repeat_later();
+      continue;
+    }
     if (!reply) co_return fail(std::move(reply).error());
     co_return Status{};
   }
@@ -862,8 +899,13 @@ Task<Status> Kernel::write_back_page(InodeNumber number, std::uint64_t index) {
     std::shared_ptr<Kept> kept;
     const fs::Access access = co_await turn(number, RequestKind::write_page, &kept);
     auto reply = co_await operations_->write(number, start, bytes, false, false, access);
+    trace(access == fs::Access::normal ? "page written" : "page written under revoke", number,
+          start);
     turn_over(kept);
-    if (!reply && reply.error().code == Errc::again) continue;
+    if (!reply && reply.error().code == Errc::again) {
+      co_await repeat_later();
+      continue;
+    }
     inode.writing.erase(index);
     inode.attributes.reset();
     if (!reply) inode.pages.erase(index);

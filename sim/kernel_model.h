@@ -65,12 +65,13 @@ struct KernelCount {
   std::uint64_t calls = 0, requests = 0;
   std::uint64_t served_names = 0, served_attributes = 0, served_pages = 0, served_listings = 0;
   std::uint64_t drops = 0, kept = 0, answered_under_revoke = 0, dirty_pages_at_drop = 0;
+  std::uint64_t repeated = 0;  // that the mount had not done (Errc::again)
 };
 
 class Kernel final : public mount::KernelCache {
  public:
   // `tasks` is destroyed before the mount is.
-  Kernel(World world, KernelOptions options, std::uint64_t seed, TaskScope& tasks);
+  Kernel(Node& node, KernelOptions options, std::uint64_t seed, TaskScope& tasks);
   ~Kernel() override;
   Kernel(const Kernel&) = delete;
   Kernel& operator=(const Kernel&) = delete;
@@ -157,7 +158,8 @@ class Kernel final : public mount::KernelCache {
     std::vector<std::shared_ptr<Kept>> kept;
     std::set<std::uint64_t> writing;  // pages with a WRITE of a dirty page under way
     bool truncating = false;          // no dirty page is sent meanwhile
-    Event answered;                   // one of the last two changed
+    std::uint32_t reading = 0;  // READs that the mount has not answered: their pages are locked
+    Event answered;             // one of the last three changed
   };
   struct File {
     InodeNumber inode{};
@@ -177,6 +179,8 @@ class Kernel final : public mount::KernelCache {
   Inode& inode_at(InodeNumber number);
   static bool covered(const std::vector<clerk::Pin>& pins, InodeNumber inode);
   Task<void> request_time();
+  Task<void> repeat_later();
+  void trace(const char* what, InodeNumber inode, std::uint64_t number = 0);
   void take_attributes(const Attributes& attributes, bool is_covered);
   void forget_attributes(InodeNumber inode);
   void directory_changed(InodeNumber directory);
@@ -195,8 +199,7 @@ class Kernel final : public mount::KernelCache {
   Task<Result<Descriptor>> open_found(InodeNumber inode, OpenFlags flags);
   Descriptor add_file(File file);
   Task<Result<Bytes>> read_in_page(InodeNumber inode, std::uint64_t offset, std::uint32_t size);
-  Task<Result<std::optional<Bytes>>> fill_page(InodeNumber inode, std::uint64_t offset,
-                                               std::uint32_t size);
+  Task<Result<Bytes>> fill_page(InodeNumber inode, std::uint64_t offset, std::uint32_t size);
   Task<Status> write_through(InodeNumber inode, std::uint64_t offset, Bytes data, bool append);
   static void copy_into_pages(Inode& inode, std::uint64_t offset, ByteView data);
   static void erase_pages(Inode& inode, std::uint64_t offset, std::uint64_t size);
@@ -214,6 +217,7 @@ class Kernel final : public mount::KernelCache {
   Result<File> file_of(Descriptor descriptor) const;
   fs::Caller caller() const { return fs::Caller{1000, 1000, 022}; }
 
+  Node& node_;
   World world_;
   const KernelOptions options_;
   RandomStream random_;

@@ -97,6 +97,7 @@ void collect_marks(Cluster& cluster, RunReport& report) {
     marks["kernel: request kept back"] += kernel.kept;
     marks["kernel: request answered under a revoke"] += kernel.answered_under_revoke;
     marks["kernel: dirty page at a drop"] += kernel.dirty_pages_at_drop;
+    marks["kernel: request repeated"] += kernel.repeated;
     marks["kernel: name served"] += kernel.served_names;
     marks["kernel: attributes served"] += kernel.served_attributes;
     marks["kernel: page served"] += kernel.served_pages;

@@ -155,7 +155,7 @@ class TreeRun {
         nemesis_(nemesis),
         random_(random),
         reference_node_(cluster.simulation().add_node("reference")),
-        reference_kernel_(reference_node_.world(), KernelOptions{}, 1, reference_tasks_) {
+        reference_kernel_(reference_node_, KernelOptions{}, 1, reference_tasks_) {
     reference_kernel_.set_operations(&reference_);
   }
   ~TreeRun() { reference_node_.crash(); }

@@ -8,17 +8,33 @@ namespace plumeria::sim {
 
 // --- Recorder ------------------------------------------------------------------------------------
 
+void Recorder::trace(const std::string& key, std::uint32_t mount, const char* how, Action action,
+                     std::uint64_t argument) {
+  if (!simulation_.tracing()) return;
+  simulation_.trace(
+      absl::StrCat("application on mount", mount / 1000),
+      absl::StrCat(how, " ", action_name(action), " ", absl::Hex(argument), " of ", key));
+}
+
 Recorder::Ticket Recorder::called(const std::string& key, std::uint32_t mount, Action action,
                                   std::uint64_t argument) {
   ++size_;
+  trace(key, mount, "calls", action, argument);
   auto& calls = calls_[key];
   calls.push_back(Call{Operation{mount, action, argument, simulation_.now(), std::nullopt}});
   return {key, calls.size() - 1};
 }
 
+void Recorder::returned(const Ticket& ticket) {
+  Operation& operation = at(ticket);
+  trace(ticket.first, operation.mount, "is told", operation.action, operation.argument);
+  operation.returned = simulation_.now();
+}
+
 void Recorder::returned(const Ticket& ticket, Action action, std::uint64_t argument,
                         Duration when) {
   Operation& operation = at(ticket);
+  trace(ticket.first, operation.mount, "is told", action, argument);
   operation.action = action;
   operation.argument = argument;
   operation.returned = when;
@@ -31,6 +47,7 @@ void Recorder::withdraw(const Ticket& ticket) {
 void Recorder::seen(const std::string& key, std::uint32_t mount, Action action,
                     std::uint64_t argument, Duration begin) {
   ++size_;
+  trace(key, mount, "sees", action, argument);
   calls_[key].push_back(Call{Operation{mount, action, argument, begin, simulation_.now()}});
 }
 

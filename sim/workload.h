@@ -23,12 +23,12 @@ class Recorder {
  public:
   using Ticket = std::pair<std::string, std::size_t>;
 
-  explicit Recorder(const Simulation& simulation) : simulation_(simulation) {}
+  explicit Recorder(Simulation& simulation) : simulation_(simulation) {}
 
   // A call begins; its outcome is unknown until returned() or withdraw().
   Ticket called(const std::string& key, std::uint32_t mount, Action action,
                 std::uint64_t argument = 0);
-  void returned(const Ticket& ticket) { at(ticket).returned = simulation_.now(); }
+  void returned(const Ticket& ticket);
   void returned(const Ticket& ticket, Action action, std::uint64_t argument) {
     returned(ticket, action, argument, simulation_.now());
   }
@@ -52,9 +52,11 @@ class Recorder {
     Operation operation;
     bool withdrawn = false;
   };
+  void trace(const std::string& key, std::uint32_t mount, const char* how, Action action,
+             std::uint64_t argument);
   Operation& at(const Ticket& ticket) { return calls_.at(ticket.first)[ticket.second].operation; }
 
-  const Simulation& simulation_;
+  Simulation& simulation_;
   std::map<std::string, std::vector<Call>> calls_;
   std::vector<Operation> crashes_;
   struct Sync {
