@@ -57,6 +57,15 @@ WaiterId CoreWorld::try_acquire(ClientNumber number, std::uint64_t lock, Mode mo
   return id;
 }
 
+WaiterId CoreWorld::acquire_unless_revoked(ClientNumber number, std::uint64_t lock, Mode mode) {
+  Client& client = client_of(number);
+  clerk::Effects effects;
+  const WaiterId id = client.core->acquire_unless_revoked(now_, name_of(lock), mode, effects);
+  client.waiting[id] = {lock, mode};
+  carry_out(number, std::move(effects));
+  return id;
+}
+
 void CoreWorld::drop(ClientNumber number, std::uint64_t lock, Mode mode) {
   Client& client = client_of(number);
   auto& [shared, exclusive] = client.pinned[lock];

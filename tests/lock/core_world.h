@@ -45,6 +45,7 @@ class CoreWorld {
   // Local calls. acquire() and try_acquire() return a number for `waiting` and `outcome`.
   WaiterId acquire(ClientNumber client, std::uint64_t lock, Mode mode);
   WaiterId try_acquire(ClientNumber client, std::uint64_t lock, Mode mode);
+  WaiterId acquire_unless_revoked(ClientNumber client, std::uint64_t lock, Mode mode);
   void drop(ClientNumber client, std::uint64_t lock, Mode mode);
   void give_back(ClientNumber client, std::uint64_t lock);
   void finish_give_up(ClientNumber client, std::uint64_t lock);

@@ -43,8 +43,10 @@ class RandomRun {
 
   void one_step() {
     const std::uint64_t what = random_.below(100);
-    if (what < 12) {
+    if (what < 9) {
       world_.acquire(any_client(), any_lock(), any_mode());
+    } else if (what < 12) {
+      world_.acquire_unless_revoked(any_client(), any_lock(), any_mode());
     } else if (what < 16) {
       world_.try_acquire(any_client(), any_lock(), any_mode());
     } else if (what < 18) {
