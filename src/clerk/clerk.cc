@@ -43,7 +43,8 @@ struct Clerk::State {
         server(s),
         options(std::move(o)),
         core(core_options(options)),
-        session_changed(w.executor) {}
+        session_changed(w.executor),
+        handler_returned(w.executor) {}
 
   TimePoint now() const { return world.clock.now(); }
 
@@ -57,6 +58,7 @@ struct Clerk::State {
   void carry_out(const Effect& effect);
   void finish_waiter(WaiterId id, Waited waited);
   Task<void> give_up(LockName name, Mode keep);
+  Task<void> suspend(TimePoint deadline);
 
   // The session.
   void receive(net::PeerId from, ByteView bytes);
@@ -107,6 +109,7 @@ struct Clerk::State {
   bool joining = false, is_joined = false, leaving = false, left = false;
   std::string join_error, lost_reason;
   Event session_changed;
+  Event handler_returned;
   std::vector<lock::Report> report;               // pages not yet received, in order
   TimePoint session_again_at = TimePoint::max();  // join, report page or leave
 
@@ -236,6 +239,13 @@ Task<void> Clerk::State::give_up(LockName name, Mode keep) {
   co_await giving;
   core.given_up(now(), name, effects);
   process();
+  handler_returned.notify_all();
+}
+
+Task<void> Clerk::State::suspend(TimePoint deadline) {
+  Task<void> suspending = handler->suspended(deadline);
+  co_await suspending;
+  handler_returned.notify_all();
 }
 
 // ---- The session ----
@@ -479,7 +489,7 @@ void Clerk::State::look_at_lease() {
   log_warning(absl::StrCat("clerk: lease ", raw(membership.lease),
                            " could not be renewed: suspended until the lock service answers"));
   core.set_usable(now(), false, effects);
-  scope.spawn(handler->suspended(keeper.deadline()));
+  scope.spawn(suspend(keeper.deadline()));
 }
 
 void Clerk::State::tick() {
@@ -647,6 +657,11 @@ Task<Result<Pin>> Clerk::acquire_unless_revoked(LockName name, Mode mode) {
     if (!waited) co_return fail(std::move(waited).error());
   }
   co_return Pin(this, name, mode);
+}
+
+// The event is told just before a task ends, and heard after that.
+Task<void> Clerk::settled() {
+  while (state_->scope.running() > 0) co_await state_->handler_returned.next();
 }
 
 std::optional<Pin> Clerk::try_local(LockName name, Mode mode) {

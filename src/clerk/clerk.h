@@ -157,6 +157,10 @@ class Clerk final : public PinOwner {
   // The disk has refused a write of this lease: it is over, as if the server had said so.
   void declare_lost(std::string reason);
 
+  // Returns when no call of the handler is running. Once the lease is lost none begins any more, so
+  // the clerk may be destroyed then, and another one take its place, while the executor goes on.
+  Task<void> settled();
+
   // Waits for the lock as long as it takes. The fast path (already held, no conflict) does not
   // suspend and sends nothing.
   Task<Result<Pin>> acquire(LockName name, Mode mode);

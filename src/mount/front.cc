@@ -31,6 +31,8 @@ Task<void> Front::drained() {
 template <class R, class Call>
 Task<R> Front::run(Call call, Access access) {
   for (;;) {
+    // Whoever gives up a lock of the lost lease is waited for before the next one begins.
+    if (file_system_ == nullptr && access == Access::under_revoke) co_return fail(Errc::lost);
     while (file_system_ == nullptr && !ended_) co_await changed_.next();
     if (ended_) co_return fail(Errc::shut_down);
     FileSystem* const before = file_system_;

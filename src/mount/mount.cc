@@ -171,6 +171,7 @@ Task<void> Mount::State::rejoin() {
     log_error(absl::StrCat(options.label, ": inode ", raw(inode), " lost changes"));
   }
   co_await session->file_system->wait_for_tasks();
+  co_await session->clerk->settled();
   session.reset();
   while (!stopping) {
     auto fresh = co_await new_session(options.join_timeout);
@@ -181,6 +182,7 @@ Task<void> Mount::State::rejoin() {
       log_error(absl::StrCat(options.label, ": ", started.error().message()));
       session->file_system->lose();
       co_await session->file_system->wait_for_tasks();
+      co_await session->clerk->settled();
       session.reset();
     } else {
       log_error(absl::StrCat(options.label, ": cannot join again: ", fresh.error().message()));
