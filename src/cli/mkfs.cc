@@ -76,7 +76,7 @@ void add_mkfs(CLI::App& app, Exit& exit) {
   command
       ->add_option("--lease", arguments->lease_seconds,
                    "seconds after which a silent mount is given up")
-      ->check(CLI::Range(0.5, 3600.0))
+      ->check(CLI::Range(lease_seconds_min, lease_seconds_max))
       ->capture_default_str();
   command->callback([arguments, &exit] { exit = run(*arguments); });
 }

@@ -71,7 +71,7 @@ struct Mounted {
       : runtime(r),
         target(std::move(t)),
         point(std::move(p)),
-        transport(r.executor, r.random, {}),
+        transport(r.executor, r.random, {.retry_max = reconnect_pause_max}),
         admin(transport, [this] { return status(); }),
         changed(r.executor) {}
 

@@ -40,6 +40,11 @@ struct Target {
 };
 Result<Target> resolve(const std::string& text);
 
+// A restarted lock server waits one lease for its clerks to come back, so they look for it more
+// often than the shortest lease lasts.
+constexpr Duration reconnect_pause_max = 400ms;
+constexpr double lease_seconds_min = 1, lease_seconds_max = 3600;
+
 // Absolute, without symbolic links. Errc::no_entry, not_directory. Does not touch a mount point of
 // ours, whose daemon may not answer.
 Result<std::string> directory_path(const std::string& path);

@@ -128,7 +128,7 @@ void add_serve(CLI::App& app, Exit& exit) {
   command
       ->add_option("--lease", arguments->lease_seconds,
                    "seconds after which a silent mount is given up (default: as mkfs was told)")
-      ->check(CLI::Range(0.5, 3600.0));
+      ->check(CLI::Range(lease_seconds_min, lease_seconds_max));
   add_launch_options(*command, arguments->launch);
   command->callback([arguments, &exit] { exit = run(*arguments); });
 }

@@ -212,6 +212,9 @@ class Crash(harness.Case):
         (self.a / "clean").write_text("clean")
         fd = os.open(self.a / "f", os.O_RDWR)
         os.fsync(fd)
+        clean = os.open(self.a / "clean", os.O_RDONLY)
+        os.fsync(clean)
+        os.close(clean)
         os.pwrite(fd, b"d" * 100_000, 0)  # dirty in the memory of a
         load = FsyncLoad(self.a / "la")
         self.eventually(lambda: load.done.value > 50, 60, "the load writes")

@@ -54,7 +54,6 @@ class Damage(harness.Case):
             file.write(b"o" * 5000)
             file.flush()
             os.unlink(mount / "orphan")
-            os.sync()
 
     def look_at(self, mount):
         """Reads everything; each answer is right, or EIO. The number of errors."""

@@ -147,8 +147,10 @@ class Errors(harness.Case):
         store = disk / "store"
         run(PLUMERIA, "mkfs", store, "--log-size", "4M")
         mount = self.world.mount(store, "m")
-        (mount / "kept").write_bytes(b"k" * 100_000)
-        os.sync()
+        with open(mount / "kept", "wb") as kept:
+            kept.write(b"k" * 100_000)
+            kept.flush()
+            os.fsync(kept.fileno())
         codes, files = set(), 0
         try:
             for files in range(400):
