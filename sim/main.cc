@@ -69,7 +69,8 @@ std::string hint_for(const RunOptions& options, const Arguments& arguments) {
 }
 
 // A broken promise inside the code under test ends the program: say first how to repeat it.
-void on_abort(int) {
+void on_abort(int signal) {
+  std::signal(signal, SIG_DFL);  // The second time it ends the program.
   std::fprintf(stderr, "plumeria-sim: aborted %s\n", replay_hint().c_str());
   std::fflush(stderr);
 }
@@ -213,6 +214,7 @@ int main(const std::vector<std::string>& words) {
   }
   set_log_sink(arguments.trace ? print_log : drop_log);
   std::signal(SIGABRT, on_abort);
+  std::signal(SIGSEGV, on_abort);
   Totals totals;
   bool fine = true;
   for (std::uint64_t seed = arguments.first; fine && seed <= arguments.last; ++seed) {

@@ -119,7 +119,7 @@ struct Clerk::State {
   TimePoint armed_at = TimePoint::max();
   ClerkStatus counts;
   std::shared_ptr<bool> alive = std::make_shared<bool>(true);
-  TaskScope scope;
+  std::optional<TaskScope> scope{std::in_place};
 };
 
 // ---- Locks ----
@@ -208,7 +208,7 @@ void Clerk::State::carry_out(const Effect& effect) {
       handler->revoke_begins(effect.name, effect.mode);
       break;
     case Effect::Kind::give_up:
-      scope.spawn(give_up(effect.name, effect.mode));
+      scope->spawn(give_up(effect.name, effect.mode));
       break;
     case Effect::Kind::revoke_ended:
       ++(effect.mode == Mode::none ? counts.revokes : counts.downgrades);
@@ -489,7 +489,7 @@ void Clerk::State::look_at_lease() {
   log_warning(absl::StrCat("clerk: lease ", raw(membership.lease),
                            " could not be renewed: suspended until the lock service answers"));
   core.set_usable(now(), false, effects);
-  scope.spawn(suspend(keeper.deadline()));
+  scope->spawn(suspend(keeper.deadline()));
 }
 
 void Clerk::State::tick() {
@@ -661,8 +661,10 @@ Task<Result<Pin>> Clerk::acquire_unless_revoked(LockName name, Mode mode) {
 
 // The event is told just before a task ends, and heard after that.
 Task<void> Clerk::settled() {
-  while (state_->scope.running() > 0) co_await state_->handler_returned.next();
+  while (state_->scope->running() > 0) co_await state_->handler_returned.next();
 }
+
+void Clerk::abandon_calls() { state_->scope.reset(); }
 
 std::optional<Pin> Clerk::try_local(LockName name, Mode mode) {
   if (!state_->pin_now(name, mode)) return std::nullopt;

@@ -160,6 +160,9 @@ class Clerk final : public PinOwner {
   // Returns when no call of the handler is running. Once the lease is lost none begins any more, so
   // the clerk may be destroyed then, and another one take its place, while the executor goes on.
   Task<void> settled();
+  // Destroys the calls of the handler that are running, before what they use is destroyed. Only
+  // when nothing can resume them any more (TaskScope in base/task.h): the end of a process.
+  void abandon_calls();
 
   // Waits for the lock as long as it takes. The fast path (already held, no conflict) does not
   // suspend and sends nothing.

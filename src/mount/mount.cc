@@ -21,6 +21,11 @@ namespace {
 
 // Everything that belongs to one lease.
 struct Session {
+  // The clerk outlives the pins of the others, and the others its calls of the handler.
+  ~Session() {
+    if (clerk) clerk->abandon_calls();
+  }
+
   std::unique_ptr<clerk::Clerk> clerk;
   std::unique_ptr<wal::Log> log;
   std::unique_ptr<cache::BlockCache> cache;
