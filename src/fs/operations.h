@@ -119,6 +119,12 @@ class Operations {
   virtual void forget(InodeNumber inode) = 0;
 
   virtual Task<Result<Covered<Attributes>>> getattr(InodeNumber inode) = 0;
+  // The same for a request that arrived while the inode's lock is given up: without its lock, as
+  // Access::under_revoke says. What waits for the lock instead is right too, but the kernel then
+  // ignores the size that it is told, and a read(2) that asked for it ends too early or too late.
+  virtual Task<Result<Covered<Attributes>>> getattr_under_revoke(InodeNumber inode) {
+    return getattr(inode);
+  }
   virtual Task<Result<Covered<Attributes>>> setattr(InodeNumber inode, Changes changes,
                                                     Caller caller, Access access) = 0;
   virtual Task<Result<std::string>> readlink(InodeNumber inode) = 0;
@@ -158,6 +164,12 @@ class Operations {
   // Changes.
   virtual Task<Result<WriteReply>> write(InodeNumber inode, std::uint64_t offset, SharedBytes data,
                                          bool append, bool kill_suid, Access access) = 0;
+  // The same for bytes of a shared mapping. Stores into a mapping make no file longer: what lies
+  // beyond the end is dropped (the kernel may believe in a longer file, and sends whole pages).
+  virtual Task<Result<WriteReply>> write_mapped(InodeNumber inode, std::uint64_t offset,
+                                                SharedBytes data, bool kill_suid, Access access) {
+    return write(inode, offset, std::move(data), false, kill_suid, access);
+  }
   virtual Task<Status> fsync(InodeNumber inode, bool data_only) = 0;
   virtual Task<Status> sync_everything() = 0;
 

@@ -17,7 +17,7 @@ namespace plumeria::fuse {
 namespace {
 
 constexpr Duration look_interval = 100us;
-constexpr std::uint32_t rounds_before_backing_off = 8;
+constexpr std::uint32_t rounds_before_backing_off = 2;
 constexpr Duration unknown_inode_patience = 1s;
 constexpr Duration listing_patience = 200ms;
 constexpr std::size_t own_threads_max = 8;
@@ -75,6 +75,7 @@ KernelCache::KernelCache(os::RealExecutor& executor, const Device& device, std::
     : executor_(executor),
       device_(device),
       drain_(std::move(drain)),
+      executed_(executor),
       notifier_(executor, device, threads_max),
       own_notifier_(executor, device, own_threads_max) {}
 
@@ -115,15 +116,18 @@ void KernelCache::answer_under_revoke(fs::InodeNumber inode,
 Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   if (stopped_ || planted(Fault::kernel_invalidation_left_out)) co_return;
   if (what.names) co_await drop_names(inode);
-  const PageGate* pages = gate(inode);
+  PageGate& gate = gates_[inode];  // It stays where it is, and is not idle until end_drop().
+  drain_();
+  answer_under_revoke(inode, gate.begin_drop());
+  while (answering_.contains(inode) && !stopped_) co_await executed_.next();
   // Without a READ or WRITE since the last time, and without one who may write, there are no pages.
-  const bool may_have_pages =
-      (pages != nullptr && pages->may_have_pages()) || writable_.contains(inode);
-  if (what.pages && may_have_pages) {
+  const bool pages = what.pages && (gate.may_have_pages() || writable_.contains(inode));
+  if (pages) {
     co_await drop_pages(inode);
-  } else if (what.attributes || what.pages) {
+  } else if (what.attributes && told_.contains(inode)) {
     co_await drop_attributes(inode);
   }
+  gate.end_drop(pages);
 }
 
 // INC_EPOCH and the invalidation of a directory wait for nobody, not even for a LOOKUP that we have
@@ -145,12 +149,14 @@ Task<void> KernelCache::drop_names(fs::InodeNumber inode) {
     ++statistics_.epochs;
     device_.notify(new_epoch());
   }
+  told_.erase(inode);
   co_await tell_at_once(inode, forget_inode(raw(inode), 0, 0));
 }
 
 Task<void> KernelCache::drop_attributes(fs::InodeNumber inode) {
+  told_.erase(inode);
   // An inode that is being evicted with dirty pages makes even this wait, until we have taken them.
-  const bool may_be_dirty = gates_.contains(inode) || writable_.contains(inode);
+  const bool may_be_dirty = gates_[inode].may_have_pages() || writable_.contains(inode);
   if (!may_be_dirty) {
     co_await tell_at_once(inode, forget_attributes(raw(inode)));
     co_return;
@@ -189,19 +195,21 @@ Task<void> KernelCache::drop_pages(fs::InodeNumber inode) {
   const TimePoint began = executor_.now();
   PageGate& pages = gates_[inode];  // It stays where it is, and is not idle until end_drop().
   ++statistics_.drops;
-  const std::vector<std::uint64_t> dirty = pages.begin_drop();
-  answer_under_revoke(inode, dirty);
+  pages.begin_invalidation();
+  told_.erase(inode);
   std::vector<Range> ranges(1);
   for (std::uint32_t round = 0; !ranges.empty() && !stopped_; ++round) {
     ++statistics_.rounds;
-    if (round >= rounds_before_backing_off) {
-      const std::uint32_t doublings = std::min(round - rounds_before_backing_off, 5u);
-      co_await sleep_until(executor_, executor_.now() + Duration(200us) * (1u << doublings));
-    }
     co_await invalidate_round(inode, std::move(ranges));
+    // Who was answered comes back at once for the page that it just lost. With its new READ here,
+    // that page is no longer ours to drop.
+    if (round >= rounds_before_backing_off) {
+      const std::uint32_t doublings = std::min(round - rounds_before_backing_off, 6u);
+      co_await sleep_until(executor_, executor_.now() + Duration(50us) * (1u << doublings));
+    }
+    drain_();
     ranges = pages.next_round();
   }
-  pages.end_drop();
   const Duration took = executor_.now() - began;
   statistics_.longest_drop = std::max(statistics_.longest_drop, took);
   if (took > 1s) {
@@ -252,8 +260,8 @@ Task<fs::Access> KernelCache::turn(std::uint64_t unique) {
   co_return access;
 }
 
-void KernelCache::withdraw(fs::InodeNumber inode) {
-  if (PageGate* pages = gate(inode)) pages->withdrawn();
+void KernelCache::withdraw(fs::InodeNumber inode, const DataRequest& request) {
+  if (PageGate* pages = gate(inode)) pages->withdrawn(request);
 }
 
 bool KernelCache::must_invalidate(fs::InodeNumber inode, const DataRequest& request,
@@ -295,6 +303,24 @@ void KernelCache::executed(fs::InodeNumber inode, fs::Access access) {
   if (access != fs::Access::under_revoke) return;
   const auto found = answering_.find(inode);
   if (found != answering_.end() && --found->second == 0) answering_.erase(found);
+  executed_.notify_all();
+}
+
+void KernelCache::executing(fs::InodeNumber inode, fs::Access access) {
+  if (access == fs::Access::under_revoke) ++answering_[inode];
+}
+
+bool KernelCache::may_have_pages(fs::InodeNumber inode) const {
+  const auto found = gates_.find(inode);
+  return found != gates_.end() && found->second.may_have_cached();
+}
+
+Task<void> KernelCache::invalidate_before_append(fs::InodeNumber inode, Range range) {
+  const Range pages = pages_touched(range);
+  if (stopped_ || !gates_[inode].may_have_cached(pages)) co_return;
+  std::vector<Bytes> messages;
+  messages.push_back(forget_range(inode, pages));
+  co_await drop_batch(std::move(messages));
 }
 
 void KernelCache::looked_up(fs::InodeNumber inode) { ++lookups_[inode]; }
@@ -307,6 +333,7 @@ bool KernelCache::forgotten(fs::InodeNumber inode, std::uint64_t count) {
     return false;
   }
   lookups_.erase(found);
+  told_.erase(inode);
   const auto pages = gates_.find(inode);
   if (pages != gates_.end() && pages->second.quiet()) gates_.erase(pages);
   return true;
@@ -358,7 +385,10 @@ Task<void> KernelCache::drop_batch(std::vector<Bytes> messages) {
 
 Task<void> KernelCache::drop_one(fs::InodeNumber inode) {
   hold(inode);
-  co_await drop_pages(inode);
+  mount::What everything;
+  everything.attributes = everything.pages = true;
+  told_.insert(inode);
+  co_await drop(inode, everything);
   release(inode);
 }
 
@@ -408,6 +438,7 @@ Task<void> KernelCache::drop_everything(TimePoint deadline) {
 
 void KernelCache::stop() {
   stopped_ = true;
+  executed_.notify_all();
   for (auto& [unique, promise] : std::exchange(turns_, {})) promise.set(fs::Access::normal);
 }
 

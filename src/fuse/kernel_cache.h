@@ -8,6 +8,7 @@
 #pragma once
 
 #include <absl/container/flat_hash_map.h>
+#include <absl/container/flat_hash_set.h>
 #include <absl/container/node_hash_map.h>
 
 #include <map>
@@ -54,13 +55,17 @@ class KernelCache final : public mount::KernelCache {
   PageGate::Verdict arrives(fs::InodeNumber inode, const DataRequest& request);
   Task<fs::Access> turn(std::uint64_t unique);
   // It ran normally, but found the lock being given up and did nothing; it arrives again.
-  void withdraw(fs::InodeNumber inode);
+  void withdraw(fs::InodeNumber inode, const DataRequest& request);
   // What a WRITE needs before its reply. Fast when nothing disturbed it.
   bool must_invalidate(fs::InodeNumber inode, const DataRequest& request, Range where_it_went);
   Task<void> invalidate_own(fs::InodeNumber inode, DataRequest request, Range where_it_went);
-  // The file system has done it, with this access. (Its reply may still wait for an invalidation, and
-  // that for other requests.)
+  // The file system has done it, with this access. (Its reply may still wait for an invalidation,
+  // and that for other requests.)
   void executed(fs::InodeNumber inode, fs::Access access);
+  void executing(fs::InodeNumber inode, fs::Access access);  // takes that back
+  // What the kernel has of the range, if it may have any, is written and forgotten.
+  Task<void> invalidate_before_append(fs::InodeNumber inode, Range range);
+  bool may_have_pages(fs::InodeNumber inode) const;
   // Its reply goes out now.
   void replying(fs::InodeNumber inode, const DataRequest& request);
 
@@ -70,6 +75,9 @@ class KernelCache final : public mount::KernelCache {
   bool forgotten(fs::InodeNumber inode, std::uint64_t count);
   void opened(fs::InodeNumber inode, bool writable);
   void closed(fs::InodeNumber inode, bool writable);
+
+  // The kernel was told attributes that it may believe until they are invalidated.
+  void attributes_told(fs::InodeNumber inode) { told_.insert(inode); }
 
   // A listing was sent to this thread, which may not have put it into the cache yet.
   void listing_sent(fs::InodeNumber directory, std::uint32_t thread);
@@ -117,7 +125,9 @@ class KernelCache final : public mount::KernelCache {
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> writable_;   // open writable handles
   std::map<std::uint64_t, Promise<fs::Access>> turns_;             // kept requests
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> answering_;  // run under a revoke
-  std::map<std::uint32_t, fs::InodeNumber> listings_;              // by thread
+  absl::flat_hash_set<fs::InodeNumber> told_;                      // see attributes_told()
+  Event executed_;
+  std::map<std::uint32_t, fs::InodeNumber> listings_;  // by thread
   CacheStatistics statistics_;
 #ifdef PLUMERIA_PLANTED_FAULTS
   std::map<fs::InodeNumber, std::set<std::string>> names_;

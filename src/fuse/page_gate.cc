@@ -64,24 +64,41 @@ bool RangeSet::overlaps(Range range) const {
 
 PageGate::Verdict PageGate::arrives(const DataRequest& request) {
   ++under_way_;
+  if (request.kind != DataKind::attributes) ++data_under_way_;
   if (holds_ == 0 || planted(Fault::fuse_parked_request_blocks_revoke)) return Verdict::run;
-  if (drops_ > 0 && request.kind == DataKind::writepage) return Verdict::run_under_revoke;
+  const bool at_once = request.kind == DataKind::writepage || request.kind == DataKind::attributes;
+  if (drops_ > 0 && at_once) return Verdict::run_under_revoke;
   kept_.push_back(request);
   return Verdict::keep;
 }
 
-void PageGate::withdrawn() {
+void PageGate::leaves(const DataRequest& request) {
   CHECK(under_way_ > 0);
   --under_way_;
+  if (request.kind == DataKind::attributes) return;
+  CHECK(data_under_way_ > 0);
+  --data_under_way_;
 }
+
+void PageGate::withdrawn(const DataRequest& request) { leaves(request); }
 
 void PageGate::hold() { ++holds_; }
 
 std::vector<std::uint64_t> PageGate::begin_drop() {
   CHECK(holds_ > 0);
   ++drops_;
+  std::vector<std::uint64_t> first;
+  for (const DataKind kind : {DataKind::attributes, DataKind::read, DataKind::writepage}) {
+    const std::vector<std::uint64_t> some = take(kind);
+    first.insert(first.end(), some.begin(), some.end());
+  }
+  return first;
+}
+
+void PageGate::begin_invalidation() {
+  CHECK(drops_ > 0);
   disturbed_ = true;
-  return take(DataKind::writepage);
+  touched_.clear();
 }
 
 std::vector<std::uint64_t> PageGate::blocked() {
@@ -106,28 +123,34 @@ std::vector<Range> PageGate::next_round() {
   return again;
 }
 
-void PageGate::end_drop() {
+void PageGate::end_drop(bool pages) {
   CHECK(drops_ > 0);
   --drops_;
-  disturbed_ = true;
-  cached_ = touched_;
+  if (pages) {
+    disturbed_ = true;
+    cached_ = touched_;
+  }
+  touched_.clear();
 }
 
 std::vector<std::uint64_t> PageGate::release() {
   CHECK(holds_ > 0);
   std::vector<std::uint64_t> all;
   if (--holds_ > 0) return all;
-  for (const DataRequest& request : kept_) all.push_back(request.unique);
-  under_way_ -= static_cast<std::uint32_t>(kept_.size());  // They arrive again.
+  for (const DataRequest& request : kept_) {
+    all.push_back(request.unique);
+    leaves(request);  // It arrives again.
+  }
   kept_.clear();
   touched_.clear();
   return all;
 }
 
 void PageGate::replying(const DataRequest& request) {
-  CHECK(under_way_ > 0);
-  --under_way_;
+  leaves(request);
   switch (request.kind) {
+    case DataKind::attributes:
+      return;
     case DataKind::read:
       cached_.add(pages_touched(request.range));
       break;

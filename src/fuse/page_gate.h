@@ -1,6 +1,6 @@
-// Decides, for one inode, what happens to READ, WRITE and truncating SETATTR requests while its
-// lock is given up, and what the kernel must be told to forget. Does no I/O and reads no clock:
-// events go in, decisions come out (docs/kernel.md, "Giving up pages").
+// Decides, for one inode, what happens to GETATTR, READ, WRITE and truncating SETATTR requests
+// while its lock is given up, and what the kernel must be told to forget. Does no I/O and reads no
+// clock: events go in, decisions come out (docs/kernel.md, "Giving up pages").
 //
 // States      open ── hold() ──► held ── begin_drop() ──► dropping ── end_drop() ──► held
 //                                  └────────────── release() ──► open
@@ -50,6 +50,7 @@ class RangeSet {
 };
 
 enum class DataKind {
+  attributes,  // GETATTR; touches no pages
   read,
   write,      // by write(2): its page is in the kernel's cache before we see the request
   writepage,  // of a dirty page of a mapping; holds nothing that anybody waits for but itself
@@ -68,17 +69,22 @@ class PageGate {
 
   Verdict arrives(const DataRequest& request);
   // A request that ran did nothing, because the lock went before it could use it; it arrives again.
-  void withdrawn();
+  void withdrawn(const DataRequest& request);
 
   void hold();
-  // Returns what has been kept so far and must run now (mapped dirty pages).
+  // Returns what has been kept so far and is answered before the first invalidation: mapped dirty
+  // pages, and what tells the kernel a size. (It ignores a size that it asked for before an
+  // invalidation and is told after it; see docs/kernel.md, "Sizes".)
   std::vector<std::uint64_t> begin_drop();
+  // Those have been answered, and the invalidation of all pages begins now.
+  void begin_invalidation();
   // The invalidation makes no progress: the kept requests to answer under the lock, first those
   // that hold up others. Empty if none of ours blocks it.
   std::vector<std::uint64_t> blocked();
   // What is to be invalidated again, because requests were answered since the last call.
   std::vector<Range> next_round();
-  void end_drop();
+  // `pages`: they have been dropped.
+  void end_drop(bool pages = true);
   // Everything that is still kept: it starts over.
   std::vector<std::uint64_t> release();
 
@@ -96,22 +102,25 @@ class PageGate {
   bool holding() const { return holds_ > 0; }
   bool dropping() const { return drops_ > 0; }
   // Whether the kernel may have pages of this file, or is sending any.
-  bool may_have_pages() const { return !cached_.empty() || !kept_.empty() || under_way_ > 0; }
+  bool may_have_pages() const { return !cached_.empty() || data_under_way_ > 0; }
+  bool may_have_cached(Range range = Range()) const { return cached_.overlaps(range); }
   // Nothing is known of this inode that a new PageGate would not know.
-  bool idle() const { return !may_have_pages() && holds_ == 0 && drops_ == 0; }
+  bool idle() const { return quiet() && cached_.empty(); }
   // No request and no revoke is under way.
-  bool quiet() const { return kept_.empty() && under_way_ == 0 && holds_ == 0 && drops_ == 0; }
+  bool quiet() const { return under_way_ == 0 && holds_ == 0 && drops_ == 0; }
 
  private:
   std::vector<std::uint64_t> take(DataKind kind);
+  void leaves(const DataRequest& request);
 
   std::vector<DataRequest> kept_;
   RangeSet cached_;   // what READs and WRITEs may have left in the page cache
   RangeSet touched_;  // by answers since the current drop began
   std::uint32_t holds_ = 0;
   std::uint32_t drops_ = 0;
-  std::uint32_t under_way_ = 0;  // arrived and not yet replied, the kept ones included
-  bool disturbed_ = false;       // a page invalidation began or ended since the last WRITE's reply
+  // Arrived and not yet replied, the kept ones included; and those but GETATTRs.
+  std::uint32_t under_way_ = 0, data_under_way_ = 0;
+  bool disturbed_ = false;  // a page invalidation began or ended since the last WRITE's reply
 };
 
 }  // namespace plumeria::fuse

@@ -73,10 +73,23 @@ TEST(PageGateTest, MappedDirtyPagesRunAsSoonAsTheInvalidationDoes) {
   EXPECT_EQ(gate.arrives(request(2, DataKind::writepage, 0, 4096)), Verdict::run_under_revoke);
 }
 
+// The kernel ignores a size that it asked for before an invalidation and is told after it.
+TEST(PageGateTest, WhatTellsSizesIsAnsweredBeforeTheInvalidation) {
+  PageGate gate;
+  gate.hold();
+  EXPECT_EQ(gate.arrives(request(1, DataKind::read, 0, 4096)), Verdict::keep);
+  EXPECT_EQ(gate.arrives(request(2, DataKind::attributes, 0, 0)), Verdict::keep);
+  EXPECT_EQ(gate.arrives(request(3, DataKind::write, 0, 10)), Verdict::keep);
+  EXPECT_THAT(gate.begin_drop(), ElementsAre(2, 1));
+  EXPECT_EQ(gate.arrives(request(4, DataKind::attributes, 0, 0)), Verdict::run_under_revoke);
+  EXPECT_EQ(gate.arrives(request(5, DataKind::read, 0, 4096)), Verdict::keep);
+}
+
 TEST(PageGateTest, AnswersReadsThenTruncatesThenWrites) {
   PageGate gate;
   gate.hold();
   gate.begin_drop();
+  gate.begin_invalidation();
   gate.arrives(request(1, DataKind::write, 0, 100));
   gate.arrives(request(2, DataKind::truncate, 50, Range::no_end));
   gate.arrives(request(3, DataKind::read, 0, 4096));
@@ -91,6 +104,7 @@ TEST(PageGateTest, RepeatsWhatWasAnsweredWithoutPagesOfKeptReads) {
   PageGate gate;
   gate.hold();
   gate.begin_drop();
+  gate.begin_invalidation();
   const DataRequest answered = request(1, DataKind::read, 0, 12288);
   gate.arrives(answered);
   EXPECT_THAT(gate.blocked(), ElementsAre(1));
@@ -117,6 +131,7 @@ TEST(PageGateTest, WriteThatMetAnInvalidationDropsWhatReadsFilledMeanwhile) {
   PageGate gate;
   gate.hold();
   gate.begin_drop();
+  gate.begin_invalidation();
   gate.next_round();
   gate.end_drop();
   gate.release();
@@ -139,6 +154,7 @@ TEST(PageGateTest, PartOfAPageThatNobodyReadIsLockedAndLeftAlone) {
   PageGate gate;
   gate.hold();
   gate.begin_drop();
+  gate.begin_invalidation();
   gate.end_drop();
   gate.release();
   const DataRequest write = request(1, DataKind::write, 10, 20);
@@ -150,6 +166,7 @@ TEST(PageGateTest, DisturbanceLastsWhileTheInvalidationRuns) {
   PageGate gate;
   gate.hold();
   gate.begin_drop();
+  gate.begin_invalidation();
   const DataRequest read = request(1, DataKind::read, 0, 4096);
   gate.arrives(read);
   gate.blocked();

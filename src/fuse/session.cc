@@ -22,6 +22,7 @@ namespace {
 constexpr std::size_t buffer_size = fs::io_size_max + 4096;
 constexpr std::size_t requests_per_wake = 64;  // before others of the executor get their turn
 constexpr Duration repeat_interval = 50us;
+constexpr Duration beyond_end_delay = 200us;
 
 // INIT flags that we ask for if the kernel has them. Never FUSE_WRITEBACK_CACHE (the kernel would
 // stay the authority for sizes), never FUSE_AUTO_INVAL_DATA (we say what is stale), no splicing.
@@ -38,14 +39,6 @@ bool covers(const std::vector<clerk::Pin>& pins, fs::InodeNumber inode) {
 }
 
 bool is_writable(std::uint32_t flags) { return (flags & O_ACCMODE) != O_RDONLY; }
-
-// An append that the kernel puts into its page cache goes there at the end that it knows, and while
-// the WRITE is under way the kernel learns of no other end. A handle that can only append needs no
-// page cache, neither for reads nor for mappings.
-std::uint32_t open_flags(std::uint32_t flags) {
-  const bool only_appends = (flags & O_ACCMODE) == O_WRONLY && (flags & O_APPEND) != 0;
-  return FOPEN_KEEP_CACHE | (only_appends ? FOPEN_DIRECT_IO : 0);
-}
 
 Range range_of(std::uint64_t offset, std::uint64_t length) {
   return {offset, offset > Range::no_end - length ? Range::no_end : offset + length};
@@ -386,6 +379,8 @@ void Session::initialize(Request request, Arguments& arguments) {
   out.flags = in.flags & wanted_flags;
   // Reads of one file that wait for its lock must never keep the dirty pages of another file from
   // being sent, and all of these are "background".
+  direct_may_map_ = (in.flags & FUSE_INIT_EXT) != 0 && (in.flags2 & direct_io_allow_mmap_2) != 0;
+  if (direct_may_map_) out.flags2 = direct_io_allow_mmap_2;
   out.max_background = 65535;
   out.congestion_threshold = 49151;
   out.max_write = fs::io_size_max;
@@ -495,7 +490,7 @@ Task<void> Session::create(Request request, std::string name, fuse_create_in in)
   validity.name = cache_.may_cache_names() && covers(made->entry.pins, request.inode);
   out.entry = encode_entry(made->entry.value, validity);
   out.open.fh = raw(made->handle);
-  out.open.open_flags = open_flags(in.flags);
+  out.open.open_flags = open_flags_for(in.flags);
   const fs::InodeNumber inode = made->entry.value.inode;
   cache_.looked_up(inode);
   cache_.opened(inode, is_writable(in.flags));
@@ -531,6 +526,7 @@ Task<void> Session::readdir(Request request, fuse_read_in in, bool plus) {
       validity.name = may_cache;
       validity.attributes = covers(listing->pins, entry.inode);
       head = encode_entry(*entry.attributes, validity);
+      if (validity.attributes) cache_.attributes_told(entry.inode);
     }
     if (!append_entry_plus(out, limit, entry, head)) break;
     if (named) told.push_back(entry.inode);
@@ -546,13 +542,30 @@ Task<void> Session::readdir(Request request, fuse_read_in in, bool plus) {
 // ---- attributes and data
 
 Task<void> Session::getattr(Request request) {
-  auto found = co_await operations_->getattr(request.inode);
+  DataRequest data;
+  data.unique = request.unique;
+  data.kind = DataKind::attributes;
+  data.range = {0, 0};
+  const fs::Access access = co_await admitted(request.inode, data);
+  if (access == fs::Access::under_revoke) {
+    auto found = co_await operations_->getattr_under_revoke(request.inode);
+    cache_.executed(request.inode, access);
+    reply_attributes(request, data, found, false);
+  } else {
+    auto found = co_await operations_->getattr(request.inode);
+    reply_attributes(request, data, found, found && covers(found->pins, request.inode));
+  }
+}
+
+void Session::reply_attributes(const Request& request, const DataRequest& data,
+                               const Result<fs::Covered<fs::Attributes>>& found, bool covered) {
+  cache_.replying(request.inode, data);
   if (!found) {
     reply_error(request, found.error());
-    co_return;
+    return;
   }
-  const bool valid =
-      covers(found->pins, request.inode) || planted(Fault::fuse_attributes_uncovered);
+  const bool valid = covered || planted(Fault::fuse_attributes_uncovered);
+  if (valid) cache_.attributes_told(request.inode);
   reply_with(request, encode_attributes(found->value, valid));
 }
 
@@ -571,9 +584,10 @@ Task<fs::Access> Session::admitted(fs::InodeNumber inode, DataRequest data) {
   }
 }
 
-Task<bool> Session::to_be_repeated(fs::InodeNumber inode, fs::Access access, Errc code) {
+Task<bool> Session::to_be_repeated(fs::InodeNumber inode, DataRequest data, fs::Access access,
+                                   Errc code) {
   if (code != Errc::again || access != fs::Access::normal) co_return false;
-  cache_.withdraw(inode);
+  cache_.withdraw(inode, data);
   // The revoke may have begun in the file system and not yet here.
   co_await sleep_until(executor_, executor_.now() + repeat_interval);
   co_return true;
@@ -591,7 +605,7 @@ Task<void> Session::setattr(Request request, fuse_setattr_in in) {
     auto done = co_await operations_->setattr(request.inode, changes, request.caller, access);
     cache_.executed(request.inode, access);
     if (!done && changes.size) {
-      const bool repeat = co_await to_be_repeated(request.inode, access, done.error().code);
+      const bool repeat = co_await to_be_repeated(request.inode, data, access, done.error().code);
       if (repeat) continue;
     }
     if (changes.size) cache_.replying(request.inode, data);
@@ -606,6 +620,16 @@ Task<void> Session::setattr(Request request, fuse_setattr_in in) {
   }
 }
 
+// An append that the kernel puts into its page cache goes there at the end that it knows, in one
+// WRITE for each page; and while it is under way the kernel learns of no other end. Directly it is
+// one WRITE, so that nobody else's bytes come between.
+std::uint32_t Session::open_flags_for(std::uint32_t flags) const {
+  const bool appends = is_writable(flags) && (flags & O_APPEND) != 0;
+  const bool may_map = (flags & O_ACCMODE) == O_RDWR;
+  const bool direct = appends && (direct_may_map_ || !may_map);
+  return FOPEN_KEEP_CACHE | (direct ? FOPEN_DIRECT_IO : 0);
+}
+
 Task<void> Session::open_file(Request request, std::uint32_t flags) {
   auto handle = co_await operations_->open(request.inode, flags);
   if (!handle) {
@@ -614,7 +638,7 @@ Task<void> Session::open_file(Request request, std::uint32_t flags) {
   }
   fuse_open_out out{};
   out.fh = raw(*handle);
-  out.open_flags = open_flags(flags);
+  out.open_flags = open_flags_for(flags);
   cache_.opened(request.inode, is_writable(flags));
   if (reply_with(request, out) == 0) co_return;
   cache_.closed(request.inode, is_writable(flags));
@@ -635,13 +659,23 @@ Task<void> Session::read(Request request, fuse_read_in in) {
   data.unique = request.unique;
   data.kind = DataKind::read;
   data.range = range_of(in.offset, in.size);
+  bool waited = false;
   for (;;) {
     const fs::Access access = co_await admitted(request.inode, data);
     auto bytes = co_await operations_->read(request.inode, in.offset, in.size, access);
     cache_.executed(request.inode, access);
     if (!bytes) {
-      const bool repeat = co_await to_be_repeated(request.inode, access, bytes.error().code);
+      const bool repeat = co_await to_be_repeated(request.inode, data, access, bytes.error().code);
       if (repeat) continue;
+    }
+    if (bytes && bytes->empty() && in.offset > 0 && access == fs::Access::normal && !waited) {
+      // The kernel believes in a size that is no more. It takes the end of the file from the first
+      // short reply that it sees and ignores those of READs that were then already sent; so the
+      // READ that has the very end, and which comes together with this one, must be answered first.
+      waited = true;
+      cache_.withdraw(request.inode, data);
+      co_await sleep_until(executor_, executor_.now() + beyond_end_delay);
+      continue;
     }
     cache_.replying(request.inode, data);
     if (!bytes) {
@@ -653,21 +687,56 @@ Task<void> Session::read(Request request, fuse_read_in in) {
   }
 }
 
+Task<Result<fs::WriteReply>> Session::write_once(Request request, fuse_write_in in,
+                                                 SharedBytes bytes, fs::Access access) {
+  const bool kill_suid = (in.write_flags & write_kill_suidgid) != 0;
+  if ((in.write_flags & FUSE_WRITE_CACHE) != 0) {
+    auto done =
+        co_await operations_->write_mapped(request.inode, in.offset, bytes, kill_suid, access);
+    if (done) done->written = in.size;
+    co_return done;
+  }
+  const bool append = (in.flags & O_APPEND) != 0;
+  // A direct WRITE holds no page, so that nothing waits for it while it waits for the size.
+  const bool direct = (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
+  if (append && direct && cache_.may_have_pages(request.inode)) {
+    cache_.executed(request.inode, access);
+    co_await flush_before_append(request.inode, in.offset, bytes.size(), access);
+    cache_.executing(request.inode, access);
+  }
+  auto done =
+      co_await operations_->write(request.inode, in.offset, bytes, append, kill_suid, access);
+  co_return done;
+}
+
+// Where the kernel does not know the true end, a mapping's dirty page around it holds zeros beyond
+// it. It must be written before the append, or it is written over it.
+Task<void> Session::flush_before_append(fs::InodeNumber inode, std::uint64_t offset,
+                                        std::uint64_t length, fs::Access access) {
+  std::uint64_t end = offset;
+  if (access == fs::Access::under_revoke) {
+    auto now = co_await operations_->getattr_under_revoke(inode);
+    if (now) end = now->value.size;
+  } else {
+    auto now = co_await operations_->getattr(inode);
+    if (now) end = now->value.size;
+  }
+  if (end != offset) co_await cache_.invalidate_before_append(inode, range_of(end, length));
+}
+
 Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) {
   const bool of_mapping = (in.write_flags & FUSE_WRITE_CACHE) != 0;
-  const bool append = (in.flags & O_APPEND) != 0 && !of_mapping;
-  const bool kill_suid = (in.write_flags & write_kill_suidgid) != 0;
   DataRequest data;
   data.unique = request.unique;
   data.kind = of_mapping ? DataKind::writepage : DataKind::write;
   data.range = range_of(in.offset, in.size);
   for (;;) {
     const fs::Access access = co_await admitted(request.inode, data);
-    auto written =
-        co_await operations_->write(request.inode, in.offset, bytes, append, kill_suid, access);
+    auto written = co_await write_once(request, in, bytes, access);
     cache_.executed(request.inode, access);
     if (!written) {
-      const bool repeat = co_await to_be_repeated(request.inode, access, written.error().code);
+      const bool repeat =
+          co_await to_be_repeated(request.inode, data, access, written.error().code);
       if (repeat) continue;
     }
     if (written && !of_mapping) {
@@ -795,6 +864,7 @@ void Session::reply_status(const Request& request, const Status& status) {
 int Session::reply_entry(const Request& request, const fuse_entry_out& entry) {
   const fs::InodeNumber inode{entry.nodeid};
   cache_.looked_up(inode);
+  if (entry.attr_valid != 0) cache_.attributes_told(inode);
   const int error = reply_with(request, entry);
   if (error != 0) forget(entry.nodeid, 1);
   return error;

@@ -97,6 +97,10 @@ class Session {
   Task<void> release(Request request, fuse_release_in in);
   Task<void> read(Request request, fuse_read_in in);
   Task<void> write(Request request, fuse_write_in in, SharedBytes data);
+  Task<Result<fs::WriteReply>> write_once(Request request, fuse_write_in in, SharedBytes bytes,
+                                          fs::Access access);
+  Task<void> flush_before_append(fs::InodeNumber inode, std::uint64_t offset, std::uint64_t length,
+                                 fs::Access access);
   Task<void> flush(Request request, fuse_flush_in in);
   Task<void> fsync(Request request, bool data_only);
   Task<void> sync_everything(Request request);
@@ -105,10 +109,12 @@ class Session {
   Task<void> test_lock(Request request, fuse_lk_in in);
   Task<void> set_lock(Request request, fuse_lk_in in, bool wait);
 
+  std::uint32_t open_flags_for(std::uint32_t flags) const;
+
   // Waits until a data request may run; tells how.
   Task<fs::Access> admitted(fs::InodeNumber inode, DataRequest data);
   // Whether the request is to be admitted again, because it did nothing.
-  Task<bool> to_be_repeated(fs::InodeNumber inode, fs::Access access, Errc code);
+  Task<bool> to_be_repeated(fs::InodeNumber inode, DataRequest data, fs::Access access, Errc code);
 
   // 0, or the errno with which the kernel refused the reply (ENOENT: nobody waits for it).
   int reply(const Request& request, const void* body, std::size_t size);
@@ -120,6 +126,8 @@ class Session {
   void reply_errno(const Request& request, int error);
   void reply_error(const Request& request, const Error& error);
   void reply_status(const Request& request, const Status& status);
+  void reply_attributes(const Request& request, const DataRequest& data,
+                        const Result<fs::Covered<fs::Attributes>>& found, bool covered);
   // An entry for the kernel to keep, which counts as a lookup.
   int reply_entry(const Request& request, const fuse_entry_out& entry);
   // What a creation tells: its attributes are not to be cached (docs/kernel.md, "Attributes").
@@ -132,6 +140,7 @@ class Session {
   fs::Operations* operations_ = nullptr;
   Callback ended_;
   bool serving_ = false;
+  bool direct_may_map_ = false;
   Bytes buffer_;
   absl::flat_hash_set<fs::InodeNumber> record_locked_;  // had fcntl locks of this mount
   absl::flat_hash_set<std::uint64_t> waiting_locks_;    // requests that INTERRUPT can end

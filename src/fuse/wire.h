@@ -21,6 +21,9 @@ constexpr std::uint32_t minor_with_epoch = 44;  // Linux 6.16 knows notify_inc_e
 // Since 7.44: names that were looked up before are looked up again at their next use.
 constexpr std::int32_t notify_inc_epoch = 8;
 
+// Bit 36 of INIT's flags, since 7.39: mappings of files that are read and written directly.
+constexpr std::uint32_t direct_io_allow_mmap_2 = 1u << (36 - 32);
+
 // Flags of WRITE and OPEN that tell to clear set-user-id and set-group-id bits.
 constexpr std::uint32_t write_kill_suidgid = 1u << 2;
 constexpr std::uint32_t open_kill_suidgid = 1u << 0;

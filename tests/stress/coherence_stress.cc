@@ -88,7 +88,10 @@ std::uint64_t below(std::uint64_t bound) { return (random_number() >> 11) % boun
   va_start(arguments, format);
   std::vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
-  std::fprintf(stderr, "VIOLATION %s\n", text);
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  std::fprintf(stderr, "VIOLATION (at %ld.%06ld, pid %d) %s\n", t.tv_sec, t.tv_nsec / 1000,
+               getpid(), text);
 }
 
 // A call that touches the file system, watched by the parent.
@@ -291,7 +294,7 @@ struct ModelFile {
 
   void open() {
     fd = open_file(path, O_RDWR);
-    append_fd = open_file(path, O_WRONLY | O_APPEND);
+    append_fd = open_file(path, (below(2) == 0 ? O_WRONLY : O_RDWR) | O_APPEND);
     read_fd = open_file(path, O_RDONLY);
     mapping = static_cast<std::uint8_t*>(
         mmap(nullptr, model_max, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
@@ -479,7 +482,7 @@ struct Appended {
 };
 
 void append_writer(const std::string& path, Appended* appended, std::uint32_t writer) {
-  const int fd = open_file(path, O_WRONLY | O_APPEND);
+  const int fd = open_file(path, (writer < 2 ? O_WRONLY : O_RDWR) | O_APPEND);
   char buffer[2 * page];
   std::uint32_t sequence = 0;
   while (!stopping() && appended->bytes < appended->limit) {
@@ -503,8 +506,11 @@ off_t check_records(int fd, off_t from, off_t size, std::uint32_t (&next)[4], co
   while (from < size) {
     const std::size_t wanted =
         static_cast<std::size_t>(std::min<off_t>(size - from, sizeof buffer));
-    ssize_t got;
-    {
+    // A kernel that appends for one process learns of no other end meanwhile, so that a read(2) of
+    // another may end early. Then it must go on when it is repeated.
+    ssize_t got = 0;
+    for (int i = 0; i < 200 && got != static_cast<ssize_t>(wanted); ++i) {
+      if (i > 0) usleep(1000);
       Call call("append pread");
       got = pread(fd, buffer, wanted, from);
     }

@@ -139,6 +139,14 @@ Task<Result<Covered<Attributes>>> FakeFs::getattr(InodeNumber inode) {
   co_return reply;
 }
 
+Task<Result<Covered<Attributes>>> FakeFs::getattr_under_revoke(InodeNumber inode) {
+  const Node* node = store_.find(raw(inode));
+  if (node == nullptr) co_return fail(Errc::stale);
+  Covered<Attributes> reply;
+  reply.value = node->attributes;
+  co_return reply;
+}
+
 Task<Result<Covered<Attributes>>> FakeFs::setattr(InodeNumber inode, fs::Changes changes,
                                                   fs::Caller, fs::Access access) {
   Covered<Attributes> reply;
@@ -414,6 +422,18 @@ Task<Result<Bytes>> FakeFs::read(InodeNumber inode, std::uint64_t offset, std::u
 Task<Result<fs::WriteReply>> FakeFs::write(InodeNumber inode, std::uint64_t offset,
                                            SharedBytes data, bool append, bool kill,
                                            fs::Access access) {
+  return write_as(append ? WriteKind::append : WriteKind::at_offset, inode, offset, std::move(data),
+                  kill, access);
+}
+
+Task<Result<fs::WriteReply>> FakeFs::write_mapped(InodeNumber inode, std::uint64_t offset,
+                                                  SharedBytes data, bool kill, fs::Access access) {
+  return write_as(WriteKind::mapped, inode, offset, std::move(data), kill, access);
+}
+
+Task<Result<fs::WriteReply>> FakeFs::write_as(WriteKind kind, InodeNumber inode,
+                                              std::uint64_t offset, SharedBytes data, bool kill,
+                                              fs::Access access) {
   Pin pin;
   if (access == fs::Access::normal) {
     if (locks_.revoking(raw(inode)) && !planted(Fault::fuse_parked_request_blocks_revoke)) {
@@ -423,7 +443,11 @@ Task<Result<fs::WriteReply>> FakeFs::write(InodeNumber inode, std::uint64_t offs
   }
   Node* node = store_.find(raw(inode));
   if (node == nullptr) co_return fail(Errc::stale);
-  if (append) offset = node->data.size();
+  if (kind == WriteKind::append) offset = node->data.size();
+  if (kind == WriteKind::mapped) {
+    const std::uint64_t end = std::max<std::uint64_t>(node->data.size(), offset);
+    data = data.slice(0, std::min<std::uint64_t>(data.size(), end - offset));
+  }
   if (offset + data.size() > (1u << 30)) co_return fail(Errc::no_space);
   if (offset + data.size() > node->data.size()) set_size(*node, offset + data.size());
   const ByteView bytes = data.view();

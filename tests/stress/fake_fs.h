@@ -58,6 +58,7 @@ class FakeFs final : public fs::Operations, private Giver {
   Task<Result<LookupReply>> lookup(fs::InodeNumber parent, std::string name) override;
   void forget(fs::InodeNumber) override {}
   Task<Result<fs::Covered<fs::Attributes>>> getattr(fs::InodeNumber inode) override;
+  Task<Result<fs::Covered<fs::Attributes>>> getattr_under_revoke(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> setattr(fs::InodeNumber inode, fs::Changes changes,
                                                     fs::Caller caller, fs::Access access) override;
   Task<Result<std::string>> readlink(fs::InodeNumber inode) override;
@@ -82,6 +83,9 @@ class FakeFs final : public fs::Operations, private Giver {
                            fs::Access access) override;
   Task<Result<fs::WriteReply>> write(fs::InodeNumber inode, std::uint64_t offset, SharedBytes data,
                                      bool append, bool kill_suid, fs::Access access) override;
+  Task<Result<fs::WriteReply>> write_mapped(fs::InodeNumber inode, std::uint64_t offset,
+                                            SharedBytes data, bool kill_suid,
+                                            fs::Access access) override;
   Task<Status> fsync(fs::InodeNumber inode, bool data_only) override;
   Task<Status> sync_everything() override;
   Task<Result<fs::Covered<std::vector<fs::DirectoryEntry>>>> readdir(fs::InodeNumber inode,
@@ -98,6 +102,9 @@ class FakeFs final : public fs::Operations, private Giver {
   using Pins = std::vector<Pin>;
   mount::What what_to_drop(std::uint64_t inode, Mode held, Mode keep) override;
 
+  enum class WriteKind { at_offset, append, mapped };
+  Task<Result<fs::WriteReply>> write_as(WriteKind kind, fs::InodeNumber inode, std::uint64_t offset,
+                                        SharedBytes data, bool kill_suid, fs::Access access);
   Task<Pins> pin_all(std::vector<std::uint64_t> inodes);
   // Pins the directory and what `name` is there, exclusively.
   struct Named {
