@@ -266,7 +266,11 @@ Task<Status> HostStore::discard(Address from, std::uint64_t length, LeaseNumber 
     if (!gone) co_return Status();
     state.dirty_files.erase(from.segment);
     state.segments_changed(from.segment);
-    state.pool.submit([file = std::move(gone)]() mutable { file.reset(); }, {});
+    Task<bool> freeing = state.pool.run([file = std::move(gone)]() mutable {
+      file.reset();
+      return true;
+    });
+    (void)co_await freeing;  // Then its space is there for others.
     co_return Status();
   }
   CO_TRY(const SegmentFilePointer file, state.files.find(from.segment));
