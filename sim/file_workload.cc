@@ -114,6 +114,7 @@ class FileWorkload final : public Workload {
     OpenFlags flags;
     flags.writable = random_.chance(2, 3);
     flags.append = flags.writable && shape.kind == Kind::list;
+    client->doing = absl::StrCat("open ", shape.name);
     auto descriptor = co_await kernel.open(shape.name, flags, 0);
     if (!descriptor) {
       if (descriptor.error().code == Errc::no_entry) {
@@ -131,6 +132,7 @@ class FileWorkload final : public Workload {
       }
       ++(change ? use.writers : use.readers);
       ++calls_;
+      client->doing = absl::StrCat(change ? "change " : "look at ", shape.name);
       bool fine = false;
       if (change) {
         fine = co_await change_file(client, file, *descriptor);
@@ -141,6 +143,7 @@ class FileWorkload final : public Workload {
       if (!fine) break;  // The lease was lost: the descriptor is good for nothing.
       co_await pause_between_calls(*client);
     }
+    client->doing = absl::StrCat("close ", shape.name);
     (void)co_await kernel.close(*descriptor);
   }
 

@@ -353,6 +353,7 @@ Task<Result<Attributes>> Kernel::attributes_of(InodeNumber number) {
     co_return *cached;
   }
   co_await request_time();
+  trace("sends GETATTR", number);
   auto reply = co_await operations_->getattr(number);
   if (!reply) co_return fail(std::move(reply).error());
   take_attributes(reply->value, covered(reply->pins, number));
@@ -639,6 +640,7 @@ Task<Result<Bytes>> Kernel::fill_page(InodeNumber number, std::uint64_t offset,
   for (;;) {
     const fs::Access access = co_await turn(number, RequestKind::read, &kept);
     if (access == fs::Access::normal) ++inode.reading;
+    trace("sends READ", number, start);
     reply = co_await operations_->read(number, start, length, access);
     if (access == fs::Access::normal && --inode.reading == 0) inode.answered.notify_all();
     trace(access == fs::Access::normal ? "READ" : "READ under revoke", number, start);
@@ -694,6 +696,7 @@ Task<Status> Kernel::write_through(InodeNumber number, std::uint64_t offset, Byt
     co_await request_time();
     std::shared_ptr<Kept> kept;
     const fs::Access access = co_await turn(number, RequestKind::write, &kept);
+    trace("sends WRITE", number, offset);
     auto reply = co_await operations_->write(number, offset, bytes, append, false, access);
     trace(access == fs::Access::normal ? "WRITE" : "WRITE under revoke", number, offset);
     if (!reply && reply.error().code == Errc::again) {
@@ -898,6 +901,7 @@ Task<Status> Kernel::write_back_page(InodeNumber number, std::uint64_t index) {
   for (;;) {
     std::shared_ptr<Kept> kept;
     const fs::Access access = co_await turn(number, RequestKind::write_page, &kept);
+    trace("sends page", number, start);
     auto reply = co_await operations_->write(number, start, bytes, false, false, access);
     trace(access == fs::Access::normal ? "page written" : "page written under revoke", number,
           start);

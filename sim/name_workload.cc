@@ -72,7 +72,9 @@ class NameWorkload final : public Workload {
 
   Task<void> one_call(Client* client) {
     const std::size_t mount = client->mount;
-    switch (random_.below(8)) {
+    const std::uint64_t what = random_.below(8);
+    client->doing = absl::StrCat("call of kind ", what);
+    switch (what) {
       case 0:
       case 1:
         co_return co_await create_file(client, random_path());

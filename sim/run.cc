@@ -60,7 +60,9 @@ std::string run_clients(Cluster& cluster, Workload& workload, Nemesis& nemesis,
       simulation.run_until([&] { return workload.is_quiet() && cluster.all_up(); }, quiet_limit);
   nemesis.watch();
   if (!workload.violation().empty()) return workload.violation();
-  if (!quiet) return "no progress: clients still wait long after all faults have ended";
+  if (!quiet) {
+    return absl::StrCat("no progress long after all faults have ended:", workload.who_waits());
+  }
   return workload.verify();
 }
 

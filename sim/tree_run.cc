@@ -164,7 +164,8 @@ class TreeRun {
     for (; *done < calls; ++*done) {
       if (random_.chance(1, 15)) {
         const Duration delay = random_.between(Duration{0}, Duration(3ms));
-        cluster_.simulation().after(delay, [this] { nemesis_.strike(); });
+        Nemesis* nemesis = &nemesis_;
+        cluster_.simulation().after(delay, [nemesis] { nemesis->strike(); });
       }
       std::string difference = one_call();
       if (!difference.empty()) return difference;

@@ -103,6 +103,16 @@ bool Workload::is_quiet() const {
   });
 }
 
+std::string Workload::who_waits() const {
+  std::string text;
+  for (const auto& client : clients_) {
+    if (client->ended || client->life != cluster_.life(client->mount)) continue;
+    absl::StrAppend(&text, " mount", client->mount, cluster_.is_up(client->mount) ? "" : " (down)",
+                    ": ", client->doing, ";");
+  }
+  return text;
+}
+
 namespace {
 
 Task<void> run_client(Task<void> body, bool* ended) {

@@ -87,6 +87,8 @@ class Workload {
   void stop() { stopping_ = true; }
   // Whether the clients of all mounts have ended.
   bool is_quiet() const;
+  // What the clients that have not ended are waiting for.
+  std::string who_waits() const;
   std::uint64_t calls() const { return calls_; }
   // The first thing seen that can never be right; empty if there is none.
   const std::string& violation() const { return violation_; }
@@ -96,6 +98,7 @@ class Workload {
     std::size_t mount = 0;
     std::uint64_t life = 0;
     bool ended = false;
+    std::string doing;  // its latest call, for messages
   };
   // Who one life of a mount is in the history.
   std::uint32_t identity(std::size_t mount) const {
