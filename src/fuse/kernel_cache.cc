@@ -118,16 +118,17 @@ Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   if (what.names) co_await drop_names(inode);
   PageGate& gate = gates_[inode];  // It stays where it is, and is not idle until end_drop().
   drain_();
-  answer_under_revoke(inode, gate.begin_drop());
+  answer_under_revoke(inode, gate.begin_drop(what.attributes || what.pages));
   while (answering_.contains(inode) && !stopped_) co_await executed_.next();
   // Without a READ or WRITE since the last time, and without one who may write, there are no pages.
   const bool pages = what.pages && (gate.may_have_pages() || writable_.contains(inode));
-  if (pages) {
-    co_await drop_pages(inode);
+  std::vector<Range> ranges = gate.begin_invalidation(pages);
+  if (!ranges.empty()) {
+    co_await drop_pages(inode, std::move(ranges));
   } else if (what.attributes && told_.contains(inode)) {
     co_await drop_attributes(inode);
   }
-  gate.end_drop(pages);
+  gate.end_drop();
 }
 
 // INC_EPOCH and the invalidation of a directory wait for nobody, not even for a LOOKUP that we have
@@ -191,13 +192,11 @@ Task<void> KernelCache::back_off(std::uint32_t times) {
   return sleep_until(executor_, executor_.now() + Duration(50us) * (1u << std::min(times, 5u)));
 }
 
-Task<void> KernelCache::drop_pages(fs::InodeNumber inode) {
+Task<void> KernelCache::drop_pages(fs::InodeNumber inode, std::vector<Range> ranges) {
   const TimePoint began = executor_.now();
   PageGate& pages = gates_[inode];  // It stays where it is, and is not idle until end_drop().
   ++statistics_.drops;
-  pages.begin_invalidation();
   told_.erase(inode);
-  std::vector<Range> ranges(1);
   for (std::uint32_t round = 0; !ranges.empty() && !stopped_; ++round) {
     ++statistics_.rounds;
     co_await invalidate_round(inode, std::move(ranges));

@@ -104,7 +104,7 @@ class KernelCache final : public mount::KernelCache {
   bool known(fs::InodeNumber inode) const { return lookups_.contains(inode); }
 
   Task<void> drop_names(fs::InodeNumber inode);
-  Task<void> drop_pages(fs::InodeNumber inode);
+  Task<void> drop_pages(fs::InodeNumber inode, std::vector<Range> ranges);
   Task<void> drop_attributes(fs::InodeNumber inode);
   Task<void> invalidate_round(fs::InodeNumber inode, std::vector<Range> ranges);
   Task<void> wait_until_listings_are_taken(fs::InodeNumber directory);

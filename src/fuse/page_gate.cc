@@ -84,21 +84,29 @@ void PageGate::withdrawn(const DataRequest& request) { leaves(request); }
 
 void PageGate::hold() { ++holds_; }
 
-std::vector<std::uint64_t> PageGate::begin_drop() {
+std::vector<std::uint64_t> PageGate::begin_drop(bool reads) {
   CHECK(holds_ > 0);
   ++drops_;
   std::vector<std::uint64_t> first;
   for (const DataKind kind : {DataKind::attributes, DataKind::read, DataKind::writepage}) {
+    if (kind == DataKind::read && !reads) continue;
     const std::vector<std::uint64_t> some = take(kind);
     first.insert(first.end(), some.begin(), some.end());
   }
   return first;
 }
 
-void PageGate::begin_invalidation() {
+std::vector<Range> PageGate::begin_invalidation(bool everything) {
   CHECK(drops_ > 0);
+  dropping_everything_ = everything;
+  if (!everything) {
+    std::vector<Range> touched = next_round();
+    if (!touched.empty()) disturbed_ = true;
+    return touched;
+  }
   disturbed_ = true;
   touched_.clear();
+  return {Range()};
 }
 
 std::vector<std::uint64_t> PageGate::blocked() {
@@ -123,13 +131,14 @@ std::vector<Range> PageGate::next_round() {
   return again;
 }
 
-void PageGate::end_drop(bool pages) {
+void PageGate::end_drop() {
   CHECK(drops_ > 0);
   --drops_;
-  if (pages) {
+  if (dropping_everything_) {
     disturbed_ = true;
     cached_ = touched_;
   }
+  dropping_everything_ = false;
   touched_.clear();
 }
 
@@ -161,6 +170,7 @@ void PageGate::replying(const DataRequest& request) {
     case DataKind::writepage:
       cached_.add(pages_touched(request.range));
       break;
+    case DataKind::direct_write:
     case DataKind::truncate:
       break;
   }
@@ -170,6 +180,15 @@ void PageGate::replying(const DataRequest& request) {
 std::vector<PageGate::OwnRange> PageGate::invalidate_before_reply(const DataRequest& request,
                                                                   Range where_it_went) {
   std::vector<OwnRange> result;
+  if (request.kind == DataKind::direct_write) {
+    // The kernel drops these pages itself, but only when the writer runs again after our reply;
+    // until then others may find the old bytes in them, or zeros beyond the old end.
+    const Range pages = pages_touched(where_it_went);
+    if (!planted(Fault::fuse_append_not_invalidated) && cached_.overlaps(pages)) {
+      result.push_back({pages, false});
+    }
+    return result;
+  }
   const bool relocated = where_it_went.begin != request.range.begin;
   if (relocated && planted(Fault::fuse_append_not_invalidated)) return result;
   const bool own = disturbed_ && !planted(Fault::fuse_write_range_not_invalidated);

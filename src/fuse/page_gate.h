@@ -52,9 +52,10 @@ class RangeSet {
 enum class DataKind {
   attributes,  // GETATTR; touches no pages
   read,
-  write,      // by write(2): its page is in the kernel's cache before we see the request
-  writepage,  // of a dirty page of a mapping; holds nothing that anybody waits for but itself
-  truncate,   // SETATTR of the size; the kernel sends no dirty pages until it is answered
+  write,         // by write(2): its page is in the kernel's cache before we see the request
+  direct_write,  // by write(2) past the kernel's cache: of O_DIRECT, and of handles that append
+  writepage,     // of a dirty page of a mapping; holds nothing that anybody waits for but itself
+  truncate,      // SETATTR of the size; the kernel sends no dirty pages until it is answered
 };
 
 struct DataRequest {
@@ -74,17 +75,17 @@ class PageGate {
   void hold();
   // Returns what has been kept so far and is answered before the first invalidation: mapped dirty
   // pages, and what tells the kernel a size. (It ignores a size that it asked for before an
-  // invalidation and is told after it; see docs/kernel.md, "Sizes".)
-  std::vector<std::uint64_t> begin_drop();
-  // Those have been answered, and the invalidation of all pages begins now.
-  void begin_invalidation();
+  // invalidation and is told after it; see docs/kernel.md, "Sizes".) `reads`: READs too; not if
+  // nothing is going to be invalidated.
+  std::vector<std::uint64_t> begin_drop(bool reads);
+  // Those have been answered. The ranges to invalidate: `everything`, or what they touched.
+  std::vector<Range> begin_invalidation(bool everything);
   // The invalidation makes no progress: the kept requests to answer under the lock, first those
   // that hold up others. Empty if none of ours blocks it.
   std::vector<std::uint64_t> blocked();
   // What is to be invalidated again, because requests were answered since the last call.
   std::vector<Range> next_round();
-  // `pages`: they have been dropped.
-  void end_drop(bool pages = true);
+  void end_drop();
   // Everything that is still kept: it starts over.
   std::vector<std::uint64_t> release();
 
@@ -105,7 +106,7 @@ class PageGate {
   bool may_have_pages() const { return !cached_.empty() || data_under_way_ > 0; }
   bool may_have_cached(Range range = Range()) const { return cached_.overlaps(range); }
   // Nothing is known of this inode that a new PageGate would not know.
-  bool idle() const { return quiet() && cached_.empty(); }
+  bool idle() const { return quiet() && cached_.empty() && !disturbed_; }
   // No request and no revoke is under way.
   bool quiet() const { return under_way_ == 0 && holds_ == 0 && drops_ == 0; }
 
@@ -120,6 +121,7 @@ class PageGate {
   std::uint32_t drops_ = 0;
   // Arrived and not yet replied, the kept ones included; and those but GETATTRs.
   std::uint32_t under_way_ = 0, data_under_way_ = 0;
+  bool dropping_everything_ = false;
   bool disturbed_ = false;  // a page invalidation began or ended since the last WRITE's reply
 };
 

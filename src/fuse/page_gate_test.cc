@@ -69,7 +69,7 @@ TEST(PageGateTest, MappedDirtyPagesRunAsSoonAsTheInvalidationDoes) {
   PageGate gate;
   gate.hold();
   EXPECT_EQ(gate.arrives(request(1, DataKind::writepage, 0, 4096)), Verdict::keep);
-  EXPECT_THAT(gate.begin_drop(), ElementsAre(1));
+  EXPECT_THAT(gate.begin_drop(true), ElementsAre(1));
   EXPECT_EQ(gate.arrives(request(2, DataKind::writepage, 0, 4096)), Verdict::run_under_revoke);
 }
 
@@ -80,16 +80,29 @@ TEST(PageGateTest, WhatTellsSizesIsAnsweredBeforeTheInvalidation) {
   EXPECT_EQ(gate.arrives(request(1, DataKind::read, 0, 4096)), Verdict::keep);
   EXPECT_EQ(gate.arrives(request(2, DataKind::attributes, 0, 0)), Verdict::keep);
   EXPECT_EQ(gate.arrives(request(3, DataKind::write, 0, 10)), Verdict::keep);
-  EXPECT_THAT(gate.begin_drop(), ElementsAre(2, 1));
+  EXPECT_THAT(gate.begin_drop(true), ElementsAre(2, 1));
   EXPECT_EQ(gate.arrives(request(4, DataKind::attributes, 0, 0)), Verdict::run_under_revoke);
   EXPECT_EQ(gate.arrives(request(5, DataKind::read, 0, 4096)), Verdict::keep);
+}
+
+// A lock that is given up without its pages (a writer has none under a shared lock) must not leave
+// those behind which READs were given on this occasion.
+TEST(PageGateTest, PagesOfReadsThatWereAnsweredFirstAreDroppedEvenIfOthersStay) {
+  PageGate gate;
+  gate.hold();
+  const DataRequest read = request(1, DataKind::read, 4096, 8192);
+  gate.arrives(read);
+  EXPECT_THAT(gate.begin_drop(true), ElementsAre(1));
+  gate.replying(read);
+  EXPECT_THAT(gate.begin_invalidation(false), ElementsAre(Range{4096, 8192}));
+  EXPECT_THAT(gate.next_round(), IsEmpty());
 }
 
 TEST(PageGateTest, AnswersReadsThenTruncatesThenWrites) {
   PageGate gate;
   gate.hold();
-  gate.begin_drop();
-  gate.begin_invalidation();
+  gate.begin_drop(true);
+  gate.begin_invalidation(true);
   gate.arrives(request(1, DataKind::write, 0, 100));
   gate.arrives(request(2, DataKind::truncate, 50, Range::no_end));
   gate.arrives(request(3, DataKind::read, 0, 4096));
@@ -103,8 +116,8 @@ TEST(PageGateTest, AnswersReadsThenTruncatesThenWrites) {
 TEST(PageGateTest, RepeatsWhatWasAnsweredWithoutPagesOfKeptReads) {
   PageGate gate;
   gate.hold();
-  gate.begin_drop();
-  gate.begin_invalidation();
+  gate.begin_drop(true);
+  gate.begin_invalidation(true);
   const DataRequest answered = request(1, DataKind::read, 0, 12288);
   gate.arrives(answered);
   EXPECT_THAT(gate.blocked(), ElementsAre(1));
@@ -130,8 +143,8 @@ TEST(PageGateTest, WriteThatMetNoInvalidationLeavesItsPagesAlone) {
 TEST(PageGateTest, WriteThatMetAnInvalidationDropsWhatReadsFilledMeanwhile) {
   PageGate gate;
   gate.hold();
-  gate.begin_drop();
-  gate.begin_invalidation();
+  gate.begin_drop(true);
+  gate.begin_invalidation(true);
   gate.next_round();
   gate.end_drop();
   gate.release();
@@ -153,8 +166,8 @@ TEST(PageGateTest, WriteThatMetAnInvalidationDropsWhatReadsFilledMeanwhile) {
 TEST(PageGateTest, PartOfAPageThatNobodyReadIsLockedAndLeftAlone) {
   PageGate gate;
   gate.hold();
-  gate.begin_drop();
-  gate.begin_invalidation();
+  gate.begin_drop(true);
+  gate.begin_invalidation(true);
   gate.end_drop();
   gate.release();
   const DataRequest write = request(1, DataKind::write, 10, 20);
@@ -165,8 +178,8 @@ TEST(PageGateTest, PartOfAPageThatNobodyReadIsLockedAndLeftAlone) {
 TEST(PageGateTest, DisturbanceLastsWhileTheInvalidationRuns) {
   PageGate gate;
   gate.hold();
-  gate.begin_drop();
-  gate.begin_invalidation();
+  gate.begin_drop(true);
+  gate.begin_invalidation(true);
   const DataRequest read = request(1, DataKind::read, 0, 4096);
   gate.arrives(read);
   gate.blocked();
@@ -179,6 +192,20 @@ TEST(PageGateTest, DisturbanceLastsWhileTheInvalidationRuns) {
   const DataRequest second = request(3, DataKind::write, 0, 10);
   gate.arrives(second);
   EXPECT_EQ(gate.invalidate_before_reply(second, second.range).size(), 1u);
+}
+
+TEST(PageGateTest, DirectWriteDropsThePagesWhereItWent) {
+  PageGate gate;
+  const DataRequest read = request(1, DataKind::read, 8192, 12288);
+  gate.arrives(read);
+  gate.replying(read);
+  const DataRequest write = request(2, DataKind::direct_write, 100, 200);
+  gate.arrives(write);
+  const auto own = gate.invalidate_before_reply(write, {9000, 9100});
+  ASSERT_EQ(own.size(), 1u);
+  EXPECT_EQ(own[0].range, (Range{8192, 12288}));
+  EXPECT_FALSE(own[0].may_wait_for_reply);
+  EXPECT_THAT(gate.invalidate_before_reply(write, {20000, 20100}), IsEmpty());
 }
 
 TEST(PageGateTest, RelocatedAppendDropsBothPlaces) {

@@ -40,6 +40,12 @@ bool covers(const std::vector<clerk::Pin>& pins, fs::InodeNumber inode) {
 
 bool is_writable(std::uint32_t flags) { return (flags & O_ACCMODE) != O_RDONLY; }
 
+// The kernel names the lock owner only when it writes directly.
+DataKind kind_of(const fuse_write_in& in) {
+  if ((in.write_flags & FUSE_WRITE_CACHE) != 0) return DataKind::writepage;
+  return (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0 ? DataKind::direct_write : DataKind::write;
+}
+
 Range range_of(std::uint64_t offset, std::uint64_t length) {
   return {offset, offset > Range::no_end - length ? Range::no_end : offset + length};
 }
@@ -698,8 +704,7 @@ Task<Result<fs::WriteReply>> Session::write_once(Request request, fuse_write_in 
   }
   const bool append = (in.flags & O_APPEND) != 0;
   // A direct WRITE holds no page, so that nothing waits for it while it waits for the size.
-  const bool direct = (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0;
-  if (append && direct && cache_.may_have_pages(request.inode)) {
+  if (append && kind_of(in) == DataKind::direct_write && cache_.may_have_pages(request.inode)) {
     cache_.executed(request.inode, access);
     co_await flush_before_append(request.inode, in.offset, bytes.size(), access);
     cache_.executing(request.inode, access);
@@ -728,7 +733,7 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
   const bool of_mapping = (in.write_flags & FUSE_WRITE_CACHE) != 0;
   DataRequest data;
   data.unique = request.unique;
-  data.kind = of_mapping ? DataKind::writepage : DataKind::write;
+  data.kind = kind_of(in);
   data.range = range_of(in.offset, in.size);
   for (;;) {
     const fs::Access access = co_await admitted(request.inode, data);
