@@ -3,8 +3,8 @@
 // The file holds two slots of equal size, all of whose blocks are allocated; a write goes to the
 // slot with the older value and then syncs. So a power cut leaves the old value or the new one, and
 // a replacement that fits needs no space. Layout of a slot: magic, sequence number, length,
-// checksum of these and the value, the value. A slot of zeros is empty. The sequence number grows
-// by one with each write.
+// checksum of the value seeded with the sequence number, the value. A slot of zeros is empty. The
+// sequence number grows by one with each write.
 //
 // A damaged slot is either a write that a power cut tore or a fault of the medium. Only the owner
 // knows whether a write can have been torn (one_slot_damaged()).
