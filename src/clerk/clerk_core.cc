@@ -465,8 +465,12 @@ void ClerkCore::lose(Effects& out) {
     if (entry->asked != Mode::none) answered(*entry, false, out);
     set_linger(*entry, TimePoint::max());
     if (entry->stage == Entry::Stage::lingering) entry->stage = Entry::Stage::none;
-    // A give-up that runs is finished; one that still drains never runs: nobody waits for it.
-    if (entry->stage == Entry::Stage::draining) entry->stage = Entry::Stage::none;
+    // A give-up that runs is finished; one that still drains never runs, but its end is told: who
+    // was told of its beginning holds requests back until then.
+    if (entry->stage == Entry::Stage::draining) {
+      entry->stage = Entry::Stage::none;
+      out.push_back(about(Kind::revoke_ended, *entry, entry->keep));
+    }
   }
 }
 

@@ -82,6 +82,19 @@ TEST_F(ClerkCoreTest, WhoCannotWaitForARevokeIsRefusedWhenOneBegins) {
   EXPECT_FALSE(has(Effect::Kind::send_request));
 }
 
+TEST_F(ClerkCoreTest, ARevokeThatStillDrainsEndsWithTheLease) {
+  hold(name, Mode::exclusive);
+  EXPECT_TRUE(core_.try_pin(now_, name, Mode::exclusive));
+  revoke(Mode::none);
+  now_ += 5ms;
+  core_.tick(now_, out_);
+  ASSERT_TRUE(has(Effect::Kind::revoke_begins));
+  core_.lose(out_);
+  EXPECT_TRUE(has(Effect::Kind::revoke_ended));
+  EXPECT_FALSE(has(Effect::Kind::give_up));
+  core_.unpin(now_, name, Mode::exclusive, out_);
+}
+
 TEST_F(ClerkCoreTest, AnIdleLockIsGivenUpAfterTheIdleTime) {
   hold(name, Mode::exclusive);
   revoke(Mode::none);
