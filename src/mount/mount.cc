@@ -170,6 +170,8 @@ void Mount::State::lost(std::string_view reason) {
 Task<void> Mount::State::rejoin() {
   co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
   co_await front.drained();
+  // What these last calls answered has gone into the kernel's cache since.
+  co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
   const std::vector<fs::Handle> handles = session->file_system->handles();
   const std::vector<fs::InodeNumber> lost_files = session->file_system->lost_inodes();
   for (fs::InodeNumber inode : lost_files) {
