@@ -46,6 +46,7 @@ class FileSystem : public Operations {
   Task<Result<LookupReply>> lookup(InodeNumber parent, std::string name) override;
   void forget(InodeNumber inode) override;
   Task<Result<Covered<Attributes>>> getattr(InodeNumber inode) override;
+  Task<Result<Covered<Attributes>>> getattr_under_revoke(InodeNumber inode) override;
   Task<Result<Covered<Attributes>>> setattr(InodeNumber inode, Changes changes, Caller caller,
                                             Access access) override;
   Task<Result<std::string>> readlink(InodeNumber inode) override;

@@ -84,11 +84,16 @@ Task<Status> FileSystem::release(HandleId id) {
 Task<Result<Covered<Attributes>>> FileSystem::getattr(InodeNumber inode) {
   auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::shared);
   if (!pin) co_return fail(std::move(pin).error());
+  auto reply = co_await getattr_under_revoke(inode);
+  if (reply) reply->pins.push_back(std::move(*pin));
+  co_return reply;
+}
+
+Task<Result<Covered<Attributes>>> FileSystem::getattr_under_revoke(InodeNumber inode) {
   auto block = co_await core_.load_inode(inode);
   if (!block) co_return fail(std::move(block).error());
   Covered<Attributes> reply;
   reply.value = attributes_of(block->bytes(), core_.find_file(inode));
-  reply.pins.push_back(std::move(*pin));
   co_return reply;
 }
 

@@ -120,11 +120,10 @@ class Operations {
 
   virtual Task<Result<Covered<Attributes>>> getattr(InodeNumber inode) = 0;
   // The same for a request that arrived while the inode's lock is given up: without its lock, as
-  // Access::under_revoke says. What waits for the lock instead is right too, but the kernel then
-  // ignores the size that it is told, and a read(2) that asked for it ends too early or too late.
-  virtual Task<Result<Covered<Attributes>>> getattr_under_revoke(InodeNumber inode) {
-    return getattr(inode);
-  }
+  // Access::under_revoke says; giving the lock up waits for the answer. (If it waited for the lock
+  // instead, where the kernel lets it, the kernel would ignore the size that it is told, and a
+  // read(2) that asked for it would end too early or too late.)
+  virtual Task<Result<Covered<Attributes>>> getattr_under_revoke(InodeNumber inode) = 0;
   virtual Task<Result<Covered<Attributes>>> setattr(InodeNumber inode, Changes changes,
                                                     Caller caller, Access access) = 0;
   virtual Task<Result<std::string>> readlink(InodeNumber inode) = 0;

@@ -56,6 +56,10 @@ void Front::forget(InodeNumber inode) {
 Task<Result<Covered<Attributes>>> Front::getattr(InodeNumber inode) {
   return run<Result<Covered<Attributes>>>([=](FileSystem& f) { return f.getattr(inode); });
 }
+Task<Result<Covered<Attributes>>> Front::getattr_under_revoke(InodeNumber inode) {
+  return run<Result<Covered<Attributes>>>(
+      [=](FileSystem& f) { return f.getattr_under_revoke(inode); }, Access::under_revoke);
+}
 Task<Result<Covered<Attributes>>> Front::setattr(InodeNumber inode, fs::Changes changes,
                                                  Caller caller, Access access) {
   return run<Result<Covered<Attributes>>>(

@@ -25,6 +25,7 @@ class Front : public fs::Operations {
   Task<Result<LookupReply>> lookup(fs::InodeNumber parent, std::string name) override;
   void forget(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> getattr(fs::InodeNumber inode) override;
+  Task<Result<fs::Covered<fs::Attributes>>> getattr_under_revoke(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> setattr(fs::InodeNumber inode, fs::Changes changes,
                                                     fs::Caller caller, fs::Access access) override;
   Task<Result<std::string>> readlink(fs::InodeNumber inode) override;
