@@ -117,7 +117,13 @@ What Mount::State::what_to_drop(fs::InodeNumber inode, Mode keep) const {
   if (keep == Mode::none) {
     what.attributes = true;
     what.names = !block || directory;
-    what.pages = !block || !directory;
+    // Under a shared lock a file that may be written here has no pages: they went when the lock
+    // became shared, and reading takes it exclusively. Asking the kernel to forget pages all the
+    // same would wait for a WRITE, which must not be answered before the lock is exclusive.
+    const bool has_pages =
+        session->clerk->held({lock::LockClass::inode, raw(inode)}) == lock::Mode::exclusive ||
+        !session->file_system->has_writer(inode);
+    what.pages = (!block || !directory) && has_pages;
   } else {
     // Under a shared lock pages may stay only if nobody here can store into them.
     what.pages = session->file_system->has_writer(inode);
