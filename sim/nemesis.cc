@@ -124,11 +124,27 @@ void Nemesis::partition(bool is_short) {
   const std::string& mount = cluster_.node(any_mount()).name();
   const std::string& server = cluster_.server_node().name();
   if (mount == server) return;
+  if (!is_short && random_.chance(1, 3)) return partition_one_way_then_the_other(mount, server);
   const std::uint64_t ways = random_.below(3);
   if (ways != 0) cluster_.network().cut(mount, server);
   if (ways != 1) cluster_.network().cut(server, mount);
   mark(is_short ? "short partition" : "partition");
   later(is_short ? short_time() : long_time(), &Nemesis::heal_network);
+}
+
+// Answers are held up for a while; when they come through, nothing gets to the server any more. Who
+// counts a lease from the answer believes in it for too long.
+void Nemesis::partition_one_way_then_the_other(const std::string& mount,
+                                               const std::string& server) {
+  mark("partition one way, then the other");
+  cluster_.network().cut(server, mount);
+  const Duration first = random_.between(lease_ / 4, lease_ * 3 / 4);
+  cluster_.simulation().after(first, [this, mount, server] {
+    if (healed_) return;
+    cluster_.network().heal();
+    cluster_.network().cut(mount, server);
+  });
+  later(first + random_.between(lease_, lease_ * 2), &Nemesis::heal_network);
 }
 
 void Nemesis::heal_network() { cluster_.network().heal(); }
@@ -165,6 +181,8 @@ void Nemesis::restart() {
   mark("crash of the server");
   if (&cluster_.server_node() == &cluster_.node(0)) note_loss(0);
   cluster_.crash_server();
+  // Not all come back to the new one at the same time.
+  if (random_.chance(1, 2)) partition(true);
   later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
 }
 
@@ -172,7 +190,11 @@ void Nemesis::power() {
   if (!cluster_.disk().power_is_on()) return;
   mark(cluster_.disk().unflushed() > 0 ? "power cut with unflushed writes" : "power cut");
   if (&cluster_.server_node() == &cluster_.node(0)) note_loss(0);
-  cluster_.power_cut();
+  if (random_.chance(1, 2)) {
+    cluster_.power_cut();
+  } else {
+    cluster_.disk().cut_power_after(random_.below(60));  // In the middle of what is being written.
+  }
   later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
 }
 
@@ -205,6 +227,7 @@ void Nemesis::watch() {
 void Nemesis::heal() {
   healed_ = true;
   calm_network();
+  cluster_.disk().never_cut_power();
   cluster_.network().heal();
   for (std::size_t i = 0; i < cluster_.mounts(); ++i) {
     if (cluster_.node(i).alive() && cluster_.node(i).paused()) cluster_.resume_mount(i);

@@ -58,6 +58,7 @@ class Nemesis {
   Duration long_time();
   void shake_network();
   void partition(bool is_short);
+  void partition_one_way_then_the_other(const std::string& mount, const std::string& server);
   void pause(bool is_short);
   void crash();
   void restart();

@@ -127,10 +127,12 @@ Task<void> Orphans::run() {
       }
       queue_.insert(queue_.end(), inherited_.begin(), inherited_.end());
       co_await adopt_foreign_lists();
-      core_.world.executor.at(next_retry, [this] { wake_.notify_all(); });
       if (!queue_.empty()) continue;
     }
-    if (!stopping_) co_await wake_.next();
+    if (stopping_) break;
+    const TimerId timer = core_.world.executor.at(next_retry, [this] { wake_.notify_all(); });
+    co_await wake_.next();
+    core_.world.executor.cancel(timer);  // It must not outlive us.
   }
 }
 
