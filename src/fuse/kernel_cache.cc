@@ -316,7 +316,10 @@ bool KernelCache::may_have_pages(fs::InodeNumber inode) const {
 
 Task<void> KernelCache::invalidate_before_append(fs::InodeNumber inode, Range range) {
   const Range pages = pages_touched(range);
-  if (stopped_ || !gates_[inode].may_have_cached(pages)) co_return;
+  if (stopped_ || !may_have_pages(inode) || !gates_[inode].may_have_cached(pages) ||
+      planted(Fault::fuse_append_not_invalidated)) {
+    co_return;
+  }
   std::vector<Bytes> messages;
   messages.push_back(forget_range(inode, pages));
   co_await drop_batch(std::move(messages));
