@@ -55,7 +55,7 @@ class Errors(harness.Case):
         other.mkdir()
         self.fails(3, f"{store}|{mount.popen.pid}", "serve", store)
         self.fails(3, f"{store}|{mount.popen.pid}", "mount", store, other)
-        self.fails(1, "not empty", "mkfs", store)
+        self.fails(1, "exists already", "mkfs", store)
         (mount / "f").write_text("still works")
         with open(mount / "f", encoding="utf-8"):
             self.fails(3, "busy", "umount", mount.path)
