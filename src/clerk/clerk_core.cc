@@ -381,7 +381,9 @@ void ClerkCore::start_revoke(TimePoint now, Entry& entry, Mode keep, Effects& ou
     case Entry::Stage::none:
       entry.stage = Entry::Stage::lingering;
       entry.keep = keep;
-      entry.linger_until = now + options_.linger_max;
+      // What was only read costs no write-back, so nothing is won by keeping it.
+      entry.linger_until =
+          now + (entry.held == Mode::exclusive ? options_.linger_max : Duration::zero());
       linger_tick(now, entry, out);
       break;
     case Entry::Stage::lingering:
