@@ -21,6 +21,8 @@ namespace {
 constexpr Duration patience_at_end = 2s;
 
 std::string socket_folder() {
+  const char* chosen = std::getenv("PLUMERIA_RUN");
+  if (chosen != nullptr && *chosen != '\0') return chosen;
   if (::geteuid() == 0) return "/run/plumeria";
   const char* runtime = std::getenv("XDG_RUNTIME_DIR");
   if (runtime != nullptr && *runtime != '\0') return absl::StrCat(runtime, "/plumeria");

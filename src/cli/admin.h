@@ -24,7 +24,7 @@
 
 namespace plumeria::cli {
 
-// "unix:…/<hash of the path>.sock", in /run/plumeria for root.
+// "unix:…/<hash of the path>.sock", in $PLUMERIA_RUN, else for root in /run/plumeria.
 std::string admin_address(std::string_view path);
 
 class AdminServer {

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "cli/admin.h"
 #include "cli/command.h"
+#include "cli/guardian.h"
 #include "cli/launch.h"
 #include "cli/mount_source.h"
 #include "cli/report.h"
@@ -67,8 +68,9 @@ std::string host_name() {
 
 // Everything that runs while the file system is mounted, in the order in which it is built.
 struct Mounted {
-  Mounted(Runtime& r, Target t, fuse::MountPoint p)
+  Mounted(Runtime& r, Guardian& g, Target t, fuse::MountPoint p)
       : runtime(r),
+        guardian(g),
         target(std::move(t)),
         point(std::move(p)),
         transport(r.executor, r.random, {.retry_max = reconnect_pause_max}),
@@ -84,6 +86,7 @@ struct Mounted {
   }
 
   Runtime& runtime;
+  Guardian& guardian;
   const Target target;
   const fuse::MountPoint point;
   os::AsioTransport transport;
@@ -105,6 +108,7 @@ Task<Status> start(Mounted& mounted, mount::MountOptions options) {
   session.mount_point = mounted.point;
   session.poll_before_sleeping = true;
   CO_TRY(mounted.session, fuse::Session::open(mounted.runtime.executor, std::move(session)));
+  mounted.guardian.watch(mounted.session->connection());
   mounted.mount = std::make_unique<mount::Mount>(
       mounted.runtime.world(), mounted.source->disk(), mounted.source->transport(),
       mounted.source->lock_server(), mounted.session->kernel_cache(), std::move(options));
@@ -199,8 +203,10 @@ Exit run(const Arguments& arguments) {
   options.cache_size = arguments.cache_size;
   options.join_timeout =
       std::chrono::milliseconds(static_cast<std::int64_t>(arguments.patience_seconds * 1000));
+  auto guardian = Guardian::start();
+  if (!guardian) return launch.failed(guardian.error());
   Runtime runtime;
-  Mounted mounted(runtime, std::move(*target), std::move(point));
+  Mounted mounted(runtime, *guardian, std::move(*target), std::move(point));
   runtime.on_signal([&mounted](int signal) {
     log_info(absl::StrCat("signal ", signal));
     if (mounted.ended) give_up_at_second_signal(mounted);

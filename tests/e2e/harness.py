@@ -189,6 +189,7 @@ class Mount(Process):
 class World:
     def __init__(self, seconds):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="plumeria-e2e-"))
+        os.environ["PLUMERIA_RUN"] = str(self.folder / "run")
         self.processes = []
         self.cleanups = []
         self.hung = False
@@ -276,4 +277,6 @@ def main():
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         print("these tests mount file systems: they need root and /dev/fuse", file=sys.stderr)
         sys.exit(1)
+    # Whoever ends the test early (a time limit) gets the same clean-up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     unittest.main(verbosity=2)
