@@ -902,7 +902,7 @@ Task<Status> Kernel::write_back_page(InodeNumber number, std::uint64_t index) {
     std::shared_ptr<Kept> kept;
     const fs::Access access = co_await turn(number, RequestKind::write_page, &kept);
     trace("sends page", number, start);
-    auto reply = co_await operations_->write(number, start, bytes, false, false, access);
+    auto reply = co_await operations_->write_mapped(number, start, bytes, false, access);
     trace(access == fs::Access::normal ? "page written" : "page written under revoke", number,
           start);
     turn_over(kept);

@@ -320,6 +320,18 @@ Task<Result<fs::WriteReply>> ReferenceFileSystem::write(InodeNumber inode, std::
   co_return written;
 }
 
+Task<Result<fs::WriteReply>> ReferenceFileSystem::write_mapped(InodeNumber inode,
+                                                               std::uint64_t offset,
+                                                               SharedBytes data, bool kill_suid,
+                                                               fs::Access access) {
+  const Node* node = find(inode);
+  if (node == nullptr) co_return fail(Errc::stale);
+  const std::uint64_t end = std::max<std::uint64_t>(node->data.size(), offset);
+  data = data.slice(0, std::min<std::uint64_t>(data.size(), end - offset));
+  auto written = co_await write(inode, offset, std::move(data), false, kill_suid, access);
+  co_return written;
+}
+
 Task<Status> ReferenceFileSystem::fsync(InodeNumber, bool) { co_return Status{}; }
 Task<Status> ReferenceFileSystem::sync_everything() { co_return Status{}; }
 

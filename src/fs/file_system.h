@@ -70,6 +70,8 @@ class FileSystem : public Operations {
                            Access access) override;
   Task<Result<WriteReply>> write(InodeNumber inode, std::uint64_t offset, SharedBytes data,
                                  bool append, bool kill_suid, Access access) override;
+  Task<Result<WriteReply>> write_mapped(InodeNumber inode, std::uint64_t offset, SharedBytes data,
+                                        bool kill_suid, Access access) override;
   Task<Status> fsync(InodeNumber inode, bool data_only) override;
   Task<Status> sync_everything() override;
   Task<Result<Covered<std::vector<DirectoryEntry>>>> readdir(InodeNumber inode,
@@ -103,6 +105,9 @@ class FileSystem : public Operations {
   std::size_t lost_files() const;
 
  private:
+  enum class WriteKind { at_offset, append, mapped };
+  Task<Result<WriteReply>> write_as(WriteKind kind, InodeNumber inode, std::uint64_t offset,
+                                    SharedBytes data, bool kill_suid, Access access);
   struct NewInode {
     std::uint32_t mode = 0;
     std::uint32_t rdev = 0;

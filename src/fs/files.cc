@@ -191,6 +191,18 @@ Task<Result<Bytes>> FileSystem::read(InodeNumber inode, std::uint64_t offset, st
 Task<Result<WriteReply>> FileSystem::write(InodeNumber inode, std::uint64_t offset,
                                            SharedBytes data, bool append, bool kill_suid,
                                            Access access) {
+  return write_as(append ? WriteKind::append : WriteKind::at_offset, inode, offset, std::move(data),
+                  kill_suid, access);
+}
+
+Task<Result<WriteReply>> FileSystem::write_mapped(InodeNumber inode, std::uint64_t offset,
+                                                  SharedBytes data, bool kill_suid, Access access) {
+  return write_as(WriteKind::mapped, inode, offset, std::move(data), kill_suid, access);
+}
+
+Task<Result<WriteReply>> FileSystem::write_as(WriteKind kind, InodeNumber inode,
+                                              std::uint64_t offset, SharedBytes data,
+                                              bool kill_suid, Access access) {
   CO_TRY_STATUS(check_lost(inode));
   WriteReply reply;
   if (data.empty()) co_return reply;
@@ -209,7 +221,12 @@ Task<Result<WriteReply>> FileSystem::write(InodeNumber inode, std::uint64_t offs
   if (!block) co_return fail(std::move(block).error());
   const InodeView view(block->bytes());
   if (!view.is_regular()) co_return fail(Errc::invalid);
-  reply.offset = append ? size_of(block->bytes(), core_.find_file(inode)) : offset;
+  const std::uint64_t end = size_of(block->bytes(), core_.find_file(inode));
+  reply.offset = kind == WriteKind::append ? end : offset;
+  if (kind == WriteKind::mapped && data.size() > std::max(end, offset) - offset) {
+    data = data.slice(0, std::max(end, offset) - offset);
+    if (data.empty()) co_return reply;
+  }
   if (reply.offset > file_size_max || data.size() > file_size_max - reply.offset) {
     co_return fail(Errc::file_too_big);
   }

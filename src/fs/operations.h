@@ -166,9 +166,8 @@ class Operations {
   // The same for bytes of a shared mapping. Stores into a mapping make no file longer: what lies
   // beyond the end is dropped (the kernel may believe in a longer file, and sends whole pages).
   virtual Task<Result<WriteReply>> write_mapped(InodeNumber inode, std::uint64_t offset,
-                                                SharedBytes data, bool kill_suid, Access access) {
-    return write(inode, offset, std::move(data), false, kill_suid, access);
-  }
+                                                SharedBytes data, bool kill_suid,
+                                                Access access) = 0;
   virtual Task<Status> fsync(InodeNumber inode, bool data_only) = 0;
   virtual Task<Status> sync_everything() = 0;
 

@@ -117,6 +117,12 @@ Task<Result<Bytes>> Front::read(InodeNumber inode, std::uint64_t offset, std::ui
   return run<Result<Bytes>>([=](FileSystem& f) { return f.read(inode, offset, size, access); },
                             access);
 }
+Task<Result<fs::WriteReply>> Front::write_mapped(InodeNumber inode, std::uint64_t offset,
+                                                 SharedBytes data, bool kill_suid, Access access) {
+  return run<Result<fs::WriteReply>>(
+      [=](FileSystem& f) { return f.write_mapped(inode, offset, data, kill_suid, access); },
+      access);
+}
 Task<Result<fs::WriteReply>> Front::write(InodeNumber inode, std::uint64_t offset, SharedBytes data,
                                           bool append, bool kill_suid, Access access) {
   return run<Result<fs::WriteReply>>(

@@ -50,6 +50,9 @@ class Front : public fs::Operations {
                            fs::Access access) override;
   Task<Result<fs::WriteReply>> write(fs::InodeNumber inode, std::uint64_t offset, SharedBytes data,
                                      bool append, bool kill_suid, fs::Access access) override;
+  Task<Result<fs::WriteReply>> write_mapped(fs::InodeNumber inode, std::uint64_t offset,
+                                            SharedBytes data, bool kill_suid,
+                                            fs::Access access) override;
   Task<Status> fsync(fs::InodeNumber inode, bool data_only) override;
   Task<Status> sync_everything() override;
   Task<Result<fs::Covered<std::vector<fs::DirectoryEntry>>>> readdir(fs::InodeNumber inode,
