@@ -136,8 +136,10 @@ int Device::notify(ByteView message) const {
   }
 }
 
-Status Device::abort() {
-  const std::string path = absl::StrCat(control_folder, "/", connection_, "/abort");
+Status Device::abort() { return abort_connection(connection_); }
+
+Status abort_connection(std::uint32_t connection) {
+  const std::string path = absl::StrCat(control_folder, "/", connection, "/abort");
   int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   if (fd < 0) {
     ::mount("fusectl", control_folder, "fusectl", 0, nullptr);

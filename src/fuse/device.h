@@ -60,4 +60,8 @@ class Device {
   bool mounted_ = true;
 };
 
+// Ends a connection, ours or another's, through /sys/fs/fuse/connections: all that waits on it
+// fails.
+Status abort_connection(std::uint32_t connection);
+
 }  // namespace plumeria::fuse
