@@ -17,6 +17,7 @@ namespace plumeria::fuse {
 namespace {
 
 constexpr Duration look_interval = 100us;
+constexpr Duration reply_patience = 500us;
 constexpr std::uint32_t rounds_before_backing_off = 2;
 constexpr Duration unknown_inode_patience = 1s;
 constexpr Duration listing_patience = 200ms;
@@ -75,7 +76,7 @@ KernelCache::KernelCache(os::RealExecutor& executor, const Device& device, std::
     : executor_(executor),
       device_(device),
       drain_(std::move(drain)),
-      executed_(executor),
+      answered_(executor),
       notifier_(executor, device, threads_max),
       own_notifier_(executor, device, own_threads_max) {}
 
@@ -109,8 +110,31 @@ void KernelCache::answer_under_revoke(fs::InodeNumber inode,
                                       const std::vector<std::uint64_t>& uniques) {
   if (uniques.empty()) return;
   statistics_.answered += uniques.size();
-  answering_[inode] += static_cast<std::uint32_t>(uniques.size());
+  Answering& answering = answering_[inode];
+  answering.executing += static_cast<std::uint32_t>(uniques.size());
+  answering.unreplied += static_cast<std::uint32_t>(uniques.size());
   answer(uniques, fs::Access::under_revoke);
+}
+
+bool KernelCache::executing_any(fs::InodeNumber inode) const {
+  const auto found = answering_.find(inode);
+  return found != answering_.end() && found->second.executing > 0;
+}
+
+// What was answered under the lock must be in the kernel's cache, or not, before that is called
+// clean. A WRITE may wait with its reply until a page is free that a kept READ has locked.
+Task<void> KernelCache::wait_for_replies(fs::InodeNumber inode) {
+  PageGate& pages = gates_[inode];
+  TimePoint patience = executor_.now() + reply_patience;
+  while (answering_.contains(inode) && !stopped_) {
+    const TimerId timer = executor_.at(patience, [this] { answered_.notify_all(); });
+    co_await answered_.next();
+    executor_.cancel(timer);
+    if (executor_.now() < patience) continue;
+    patience = executor_.now() + reply_patience;
+    drain_();
+    if (!executing_any(inode)) answer_under_revoke(inode, pages.blocked());
+  }
 }
 
 Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
@@ -119,7 +143,7 @@ Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   PageGate& gate = gates_[inode];  // It stays where it is, and is not idle until end_drop().
   drain_();
   answer_under_revoke(inode, gate.begin_drop(what.attributes || what.pages));
-  while (answering_.contains(inode) && !stopped_) co_await executed_.next();
+  co_await wait_for_replies(inode);
   // Without a READ or WRITE since the last time, and without one who may write, there are no pages.
   const bool pages = what.pages && (gate.may_have_pages() || writable_.contains(inode));
   std::vector<Range> ranges = gate.begin_invalidation(pages);
@@ -200,6 +224,7 @@ Task<void> KernelCache::drop_pages(fs::InodeNumber inode, std::vector<Range> ran
   for (std::uint32_t round = 0; !ranges.empty() && !stopped_; ++round) {
     ++statistics_.rounds;
     co_await invalidate_round(inode, std::move(ranges));
+    co_await wait_for_replies(inode);
     // Who was answered comes back at once for the page that it just lost. With its new READ here,
     // that page is no longer ours to drop.
     if (round >= rounds_before_backing_off) {
@@ -229,7 +254,7 @@ Task<void> KernelCache::invalidate_round(fs::InodeNumber inode, std::vector<Rang
       co_await Watch::wait(&executor_, watch);
       if (watch->done) break;
       drain_();
-      if (answering_.contains(inode)) continue;  // What we answer already may be what blocks.
+      if (executing_any(inode)) continue;  // What we answer already may be what blocks.
       if (!Notifier::sleeps_without_progress(*job)) continue;
       ++statistics_.blocked;
       answer_under_revoke(inode, pages.blocked());
@@ -246,7 +271,8 @@ PageGate::Verdict KernelCache::arrives(fs::InodeNumber inode, const DataRequest&
     turns_.emplace(request.unique, Promise<fs::Access>(executor_));
   } else if (verdict == PageGate::Verdict::run_under_revoke) {
     ++statistics_.answered;
-    ++answering_[inode];
+    ++answering_[inode].executing;
+    ++answering_[inode].unreplied;
   }
   return verdict;
 }
@@ -260,7 +286,7 @@ Task<fs::Access> KernelCache::turn(std::uint64_t unique) {
 }
 
 void KernelCache::withdraw(fs::InodeNumber inode, const DataRequest& request) {
-  if (PageGate* pages = gate(inode)) pages->withdrawn(request);
+  if (!stopped_) gates_[inode].withdrawn(request);
 }
 
 bool KernelCache::must_invalidate(fs::InodeNumber inode, const DataRequest& request,
@@ -294,19 +320,25 @@ Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest reques
   }
 }
 
-void KernelCache::replying(fs::InodeNumber inode, const DataRequest& request) {
-  if (PageGate* pages = gate(inode)) pages->replying(request);
+void KernelCache::replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access) {
+  if (stopped_) return;
+  gates_[inode].replying(request);
+  if (access != fs::Access::under_revoke) return;
+  const auto found = answering_.find(inode);
+  CHECK(found != answering_.end() && found->second.unreplied > 0);
+  if (--found->second.unreplied == 0) answering_.erase(found);
+  answered_.notify_all();
 }
 
 void KernelCache::executed(fs::InodeNumber inode, fs::Access access) {
-  if (access != fs::Access::under_revoke) return;
-  const auto found = answering_.find(inode);
-  if (found != answering_.end() && --found->second == 0) answering_.erase(found);
-  executed_.notify_all();
+  if (access != fs::Access::under_revoke || stopped_) return;
+  CHECK(answering_[inode].executing > 0);
+  --answering_[inode].executing;
 }
 
 void KernelCache::executing(fs::InodeNumber inode, fs::Access access) {
-  if (access == fs::Access::under_revoke) ++answering_[inode];
+  if (access != fs::Access::under_revoke || stopped_) return;
+  ++answering_[inode].executing;
 }
 
 bool KernelCache::may_have_pages(fs::InodeNumber inode) const {
@@ -440,7 +472,7 @@ Task<void> KernelCache::drop_everything(TimePoint deadline) {
 
 void KernelCache::stop() {
   stopped_ = true;
-  executed_.notify_all();
+  answered_.notify_all();
   for (auto& [unique, promise] : std::exchange(turns_, {})) promise.set(fs::Access::normal);
 }
 

@@ -67,7 +67,7 @@ class KernelCache final : public mount::KernelCache {
   Task<void> invalidate_before_append(fs::InodeNumber inode, Range range);
   bool may_have_pages(fs::InodeNumber inode) const;
   // Its reply goes out now.
-  void replying(fs::InodeNumber inode, const DataRequest& request);
+  void replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access);
 
   // Lookup counts: each reply that names an inode adds one, FORGET takes them away.
   void looked_up(fs::InodeNumber inode);
@@ -100,6 +100,8 @@ class KernelCache final : public mount::KernelCache {
   PageGate* gate(fs::InodeNumber inode);
   void forget_gate_if_idle(fs::InodeNumber inode);
   void answer(const std::vector<std::uint64_t>& uniques, fs::Access access);
+  bool executing_any(fs::InodeNumber inode) const;
+  Task<void> wait_for_replies(fs::InodeNumber inode);
   void answer_under_revoke(fs::InodeNumber inode, const std::vector<std::uint64_t>& uniques);
   bool known(fs::InodeNumber inode) const { return lookups_.contains(inode); }
 
@@ -120,14 +122,18 @@ class KernelCache final : public mount::KernelCache {
   bool has_epoch_ = false;
   bool stopped_ = false;
 
-  absl::node_hash_map<fs::InodeNumber, PageGate> gates_;           // never iterated
-  absl::flat_hash_map<fs::InodeNumber, std::uint64_t> lookups_;    // iterated only to collect
-  absl::flat_hash_map<fs::InodeNumber, std::uint32_t> writable_;   // open writable handles
-  std::map<std::uint64_t, Promise<fs::Access>> turns_;             // kept requests
-  absl::flat_hash_map<fs::InodeNumber, std::uint32_t> answering_;  // run under a revoke
-  absl::flat_hash_set<fs::InodeNumber> told_;                      // see attributes_told()
-  Event executed_;
-  std::map<std::uint32_t, fs::InodeNumber> listings_;  // by thread
+  absl::node_hash_map<fs::InodeNumber, PageGate> gates_;          // never iterated
+  absl::flat_hash_map<fs::InodeNumber, std::uint64_t> lookups_;   // iterated only to collect
+  absl::flat_hash_map<fs::InodeNumber, std::uint32_t> writable_;  // open writable handles
+  std::map<std::uint64_t, Promise<fs::Access>> turns_;            // kept requests
+  // Requests that run under a lock that is being given up: in the file system, and until the reply.
+  struct Answering {
+    std::uint32_t executing = 0, unreplied = 0;
+  };
+  absl::flat_hash_map<fs::InodeNumber, Answering> answering_;  // never iterated
+  absl::flat_hash_set<fs::InodeNumber> told_;                  // see attributes_told()
+  Event answered_;                                             // one of those made progress
+  std::map<std::uint32_t, fs::InodeNumber> listings_;          // by thread
   CacheStatistics statistics_;
 #ifdef PLUMERIA_PLANTED_FAULTS
   std::map<fs::InodeNumber, std::set<std::string>> names_;

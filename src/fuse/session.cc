@@ -556,16 +556,16 @@ Task<void> Session::getattr(Request request) {
   if (access == fs::Access::under_revoke) {
     auto found = co_await operations_->getattr_under_revoke(request.inode);
     cache_.executed(request.inode, access);
-    reply_attributes(request, data, found, false);
+    reply_attributes(request, data, access, found, false);
   } else {
     auto found = co_await operations_->getattr(request.inode);
-    reply_attributes(request, data, found, found && covers(found->pins, request.inode));
+    reply_attributes(request, data, access, found, found && covers(found->pins, request.inode));
   }
 }
 
-void Session::reply_attributes(const Request& request, const DataRequest& data,
+void Session::reply_attributes(const Request& request, const DataRequest& data, fs::Access access,
                                const Result<fs::Covered<fs::Attributes>>& found, bool covered) {
-  cache_.replying(request.inode, data);
+  cache_.replying(request.inode, data, access);
   if (!found) {
     reply_error(request, found.error());
     return;
@@ -614,7 +614,7 @@ Task<void> Session::setattr(Request request, fuse_setattr_in in) {
       const bool repeat = co_await to_be_repeated(request.inode, data, access, done.error().code);
       if (repeat) continue;
     }
-    if (changes.size) cache_.replying(request.inode, data);
+    if (changes.size) cache_.replying(request.inode, data, access);
     if (!done) {
       reply_error(request, done.error());
     } else {
@@ -683,7 +683,7 @@ Task<void> Session::read(Request request, fuse_read_in in) {
       co_await sleep_until(executor_, executor_.now() + beyond_end_delay);
       continue;
     }
-    cache_.replying(request.inode, data);
+    cache_.replying(request.inode, data, access);
     if (!bytes) {
       reply_error(request, bytes.error());
     } else {
@@ -750,7 +750,7 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
         co_await cache_.invalidate_own(request.inode, data, where);
       }
     }
-    cache_.replying(request.inode, data);
+    cache_.replying(request.inode, data, access);
     if (!written) {
       reply_error(request, written.error());
     } else {

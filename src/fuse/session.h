@@ -126,7 +126,7 @@ class Session {
   void reply_errno(const Request& request, int error);
   void reply_error(const Request& request, const Error& error);
   void reply_status(const Request& request, const Status& status);
-  void reply_attributes(const Request& request, const DataRequest& data,
+  void reply_attributes(const Request& request, const DataRequest& data, fs::Access access,
                         const Result<fs::Covered<fs::Attributes>>& found, bool covered);
   // An entry for the kernel to keep, which counts as a lookup.
   int reply_entry(const Request& request, const fuse_entry_out& entry);
