@@ -55,7 +55,17 @@ Nemesis::Nemesis(Cluster& cluster, Workload* workload, Trouble trouble, RandomSt
     watched_[i].life = cluster.life(i);
     watched_[i].healthy_at = cluster.simulation().now();
   }
+  for (std::size_t i = 0; i < cluster.mounts(); ++i) {
+    cluster.node(i).on_crash([this, i, alive = alive_] {
+      if (*alive) mount_died(i);
+    });
+  }
+  if (&cluster.server_node() == &cluster.node(0)) return;
+  cluster.server_node().on_crash([this, alive = alive_] {
+    if (*alive) later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
+  });
 }
+Nemesis::~Nemesis() { *alive_ = false; }
 
 Duration Nemesis::short_time() { return random_.between(Duration(1ms), lease_ / 4); }
 Duration Nemesis::long_time() { return random_.between(lease_ / 4, lease_ * 3); }
@@ -162,40 +172,35 @@ void Nemesis::pause(bool is_short) {
   });
 }
 
-void Nemesis::note_loss(std::size_t mount) {
-  if (workload_ == nullptr) return;
-  workload_->lost(mount, cluster_.simulation().now(), std::nullopt);
+void Nemesis::mount_died(std::size_t mount) {
+  if (healed_) return;
+  if (workload_ != nullptr) workload_->lost(mount, cluster_.simulation().now(), std::nullopt);
+  later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
 }
 
 void Nemesis::crash() {
   const std::size_t mount = any_mount();
   if (!cluster_.node(mount).alive()) return;
   mark(cluster_.is_up(mount) ? "crash of a mount" : "crash of a mount that starts");
-  note_loss(mount);
   cluster_.crash_mount(mount);
-  later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
 }
 
 void Nemesis::restart() {
   if (!cluster_.server_node().alive()) return;
   mark("crash of the server");
-  if (&cluster_.server_node() == &cluster_.node(0)) note_loss(0);
   cluster_.crash_server();
   // Not all come back to the new one at the same time.
   if (random_.chance(1, 2)) partition(true);
-  later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
 }
 
 void Nemesis::power() {
   if (!cluster_.disk().power_is_on()) return;
   mark(cluster_.disk().unflushed() > 0 ? "power cut with unflushed writes" : "power cut");
-  if (&cluster_.server_node() == &cluster_.node(0)) note_loss(0);
   if (random_.chance(1, 2)) {
     cluster_.power_cut();
   } else {
     cluster_.disk().cut_power_after(random_.below(60));  // In the middle of what is being written.
   }
-  later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
 }
 
 void Nemesis::restart_all() {

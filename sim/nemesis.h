@@ -5,6 +5,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,6 +35,9 @@ class Nemesis {
   // `workload` may be null: nobody wants to know what was lost.
   Nemesis(Cluster& cluster, Workload* workload, Trouble trouble, RandomStream random,
           Duration lease);
+  ~Nemesis();
+  Nemesis(const Nemesis&) = delete;
+  Nemesis& operator=(const Nemesis&) = delete;
 
   // Begins one fault; it ends by itself after a while.
   void strike();
@@ -67,7 +71,7 @@ class Nemesis {
   void restart_all();
   void heal_network();
   void calm_network();
-  void note_loss(std::size_t mount);
+  void mount_died(std::size_t mount);
 
   Cluster& cluster_;
   Workload* workload_;
@@ -76,6 +80,7 @@ class Nemesis {
   const Duration lease_;
   const NetworkOptions calm_options_;
   bool healed_ = false;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for hooks that outlive us
   std::vector<Watched> watched_;
   std::map<std::string, std::uint64_t> marks_;
 };

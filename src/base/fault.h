@@ -19,7 +19,8 @@ enum class Fault {
   stale_end_ignored,             // extending a file does not zero what a truncate left
   renewal_counted_from_reply,    // the clerk counts its lease from the reply, not from the request
   // Rules of the kernel's cache (docs/kernel.md), shown by the stress test of two real mounts.
-  fuse_pages_under_shared_with_writer,  // pages are read under a shared lock though a writer is open
+  fuse_pages_under_shared_with_writer,  // pages are read under a shared lock though a writer is
+                                        // open
   fuse_parked_request_blocks_revoke,    // requests are not kept back while a lock is given up
   fuse_no_repeat,                       // ranges answered during an invalidation stay cached
   fuse_expire_entry_instead_of_epoch,   // names are expired one by one

@@ -6,7 +6,7 @@
 namespace plumeria {
 
 template <class E>
-  requires std::is_enum_v<E>
+requires std::is_enum_v<E>
 constexpr std::underlying_type_t<E> raw(E value) {
   return static_cast<std::underlying_type_t<E>>(value);
 }

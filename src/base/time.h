@@ -1,9 +1,9 @@
 // Time as the code above the seams sees it.
 //
 // TimePoint counts from an arbitrary start, never goes back and goes on while the machine sleeps
-// (CLOCK_BOOTTIME; RULES 12 of leases: a suspended laptop must not believe in an old lease). It is
-// never compared with another machine's. WallTime is what files are stamped with: nanoseconds since
-// 1970-01-01 UTC.
+// (CLOCK_BOOTTIME; docs/protocol.md, "Leases": a suspended laptop must not believe in an old
+// lease). It is never compared with another machine's. WallTime is what files are stamped with:
+// nanoseconds since 1970-01-01 UTC.
 #pragma once
 
 #include <chrono>

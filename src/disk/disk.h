@@ -12,13 +12,14 @@
 //             multiples of 512 bytes. `flush` covers every write acknowledged to anyone.
 // Fence       Every change carries the lease of its sender. Changes of a lease that is not admitted
 // fail with Errc::fenced and
-//             change nothing (RULES 13: the disk knows who is admitted, not who is banned).
+//             change nothing (docs/protocol.md, "Fence": the disk knows who is admitted, not who is
+//             banned).
 // Restarts    A remote disk hides restarts of its server: it repeats what was not acknowledged, and
 // keeps writes of
 //             Durability::retain until a flush of the same incarnation covers them, else it sends
-//             them again before anything else (RULES 1). Writes of Durability::logged are protected
-//             by log records and are not sent again once acknowledged, because the lock may be with
-//             somebody else by then.
+//             them again before anything else (docs/protocol.md, "Disk sessions"). Writes of
+//             Durability::logged are protected by log records and are not sent again once
+//             acknowledged, because the lock may be with somebody else by then.
 // Errors      Errc::io, no_space, fenced, unavailable (gave up), corrupt, shut_down. A failed write
 // may have happened in part. Threads     All calls from the executor's thread; tasks complete on
 // it. Tests       disk/contract_test.h runs over every implementation.
@@ -105,7 +106,7 @@ class VirtualDisk {
 
   // The first run of bytes at or after `from` that may hold data (holes are what surely reads as
   // zeros, at the disk's own granularity); nothing when only holes follow. Source of SEEK_DATA, du,
-  // and of fsck's walks (RULES 10).
+  // and of fsck's walks .
   virtual Task<Result<std::optional<Extent>>> next_extent(Segment segment, std::uint64_t from) = 0;
   // All segments that hold data, in ascending order, at most `limit` of them, from `first` on.
   virtual Task<Result<std::vector<Segment>>> list_segments(Segment first, std::size_t limit) = 0;
@@ -122,8 +123,8 @@ class VirtualDisk {
   // (or is trusted by it).
   virtual Task<Status> admit(LeaseNumber lease) = 0;
   // Refuses every change of `lease` from now on, durably and for ever. Returns only when writes
-  // that were admitted before have finished (RULES 13). Fencing one that was never admitted is no
-  // error.
+  // that were admitted before have finished (docs/protocol.md, "Fence"). Fencing one that was never
+  // admitted is no error.
   virtual Task<Status> fence(LeaseNumber lease) = 0;
 };
 

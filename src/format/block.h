@@ -3,9 +3,9 @@
 //   0  u32 magic      "PLMB"
 //   4  u16 type       BlockType
 //   6  u16 flags      0
-//   8  u64 version    grows with every logged change, never falls (RULES 5)
+//   8  u64 version    grows with every logged change, never falls
 //  16  u64 checksum   XXH3 of the 4096 bytes with this field zero, seeded with the block's address;
-//  only right on disk 24  u64 owner      number of the one lock that covers it (RULES 6): the
+//  only right on disk 24  u64 owner      number of the one lock that covers it: the
 //  inode, slot or piece
 //
 // A block of zeros only was never written: version 0, any lock.

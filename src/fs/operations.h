@@ -8,8 +8,8 @@
 // Access      Permission bits are checked by the kernel (default_permissions), not here; what the
 // kernel cannot know
 //             (sticky target inode, setgid inheritance, clearing of suid on write) is done here.
-// Access::under_revoke  The caller answers a request that blocks a revoke (RULES 27): the operation
-// takes no inode lock, because
+// Access::under_revoke  The caller answers a request that blocks a revoke (docs/kernel.md): the
+// operation takes no inode lock, because
 //             the revoked one is still held and nobody else pins it. Only read, write and setattr,
 //             between KernelCache::hold and KernelCache::release of this inode, while drop() runs.
 // Errc::again From read, write and a setattr of the size, with Access::normal: the inode's lock was
@@ -100,7 +100,7 @@ struct FileSystemStatistics {
 
 struct WriteReply {
   std::uint64_t offset =
-      0;  // where it went: for O_APPEND possibly not where the kernel thought (RULES 31)
+      0;  // where it went: for O_APPEND possibly not where the kernel thought (docs/kernel.md)
   std::uint64_t written = 0;  // bytes
 };
 
@@ -146,7 +146,7 @@ class Operations {
                               std::string new_name, std::uint32_t flags) = 0;
 
   // flags: open(2)'s; O_CREAT is the caller's business, O_TRUNC comes as a setattr. `writable`
-  // opens hold the inode exclusively before they return (RULES 26).
+  // opens hold the inode exclusively before they return (docs/kernel.md).
   struct CreateReply {
     Covered<Attributes> entry;
     HandleId handle{};

@@ -12,6 +12,8 @@
 #include "base/log.h"
 #include "base/number.h"
 
+#include <cstdio>
+extern FILE* dtrace; double dnow();
 namespace plumeria::fuse {
 
 namespace {
@@ -138,6 +140,7 @@ Task<void> KernelCache::wait_for_replies(fs::InodeNumber inode) {
 }
 
 Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
+  if (dtrace) fprintf(dtrace, "%.6f c%u drop %lu %d %d %d\n", dnow(), device_.connection(), raw(inode), what.attributes, what.pages, what.names);
   if (stopped_ || planted(Fault::kernel_invalidation_left_out)) co_return;
   if (what.names) co_await drop_names(inode);
   PageGate& gate = gates_[inode];  // It stays where it is, and is not idle until end_drop().
@@ -153,6 +156,7 @@ Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
     co_await drop_attributes(inode);
   }
   gate.end_drop();
+  if (dtrace) fprintf(dtrace, "%.6f c%u dropped %lu\n", dnow(), device_.connection(), raw(inode));
 }
 
 // INC_EPOCH and the invalidation of a directory wait for nobody, not even for a LOOKUP that we have
@@ -180,6 +184,7 @@ Task<void> KernelCache::drop_names(fs::InodeNumber inode) {
 
 Task<void> KernelCache::drop_attributes(fs::InodeNumber inode) {
   told_.erase(inode);
+  if (dtrace) fprintf(dtrace, "%.6f c%u dropattr %lu\n", dnow(), device_.connection(), raw(inode));
   // An inode that is being evicted with dirty pages makes even this wait, until we have taken them.
   const bool may_be_dirty = gates_[inode].may_have_pages() || writable_.contains(inode);
   if (!may_be_dirty) {
@@ -248,6 +253,7 @@ Task<void> KernelCache::invalidate_round(fs::InodeNumber inode, std::vector<Rang
   for (std::uint32_t times = 0;; ++times) {
     auto watch = std::make_shared<Watch>(executor_);
     std::vector<Bytes> messages;
+    for (const Range& range : ranges) if (dtrace) fprintf(dtrace, "%.6f c%u inval %lu %lu %lu\n", dnow(), device_.connection(), raw(inode), range.begin, range.end);
     for (const Range& range : ranges) messages.push_back(forget_range(inode, range));
     const auto job = Watch::start(notifier_, watch, std::move(messages));
     while (!watch->done) {
@@ -301,6 +307,7 @@ Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest reques
   ++statistics_.own_ranges;
   std::vector<Bytes> whole, parts;
   for (const auto& own : gates_[inode].invalidate_before_reply(request, where_it_went)) {
+    if (dtrace) fprintf(dtrace, "%.6f c%u own %lu %lu %lu\n", dnow(), device_.connection(), raw(inode), own.range.begin, own.range.end);
     (own.may_wait_for_reply ? parts : whole).push_back(forget_range(inode, own.range));
   }
   if (!whole.empty()) co_await drop_batch(std::move(whole));

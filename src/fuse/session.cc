@@ -15,6 +15,10 @@
 #include "base/number.h"
 #include "fuse/errno.h"
 
+#include <cstdio>
+#include <ctime>
+FILE* dtrace = ::getenv("D_TRACE") ? ::fopen(::getenv("D_TRACE"), "w") : nullptr;
+double dnow() { timespec t; ::clock_gettime(CLOCK_MONOTONIC, &t); return double(t.tv_sec) + double(t.tv_nsec) * 1e-9; }
 namespace plumeria::fuse {
 
 namespace {
@@ -179,6 +183,10 @@ void Session::handle(ByteView bytes) {
   request.caller.gid = header.gid;
   request.thread = header.pid;
   cache_.thread_seen(header.pid);
+  if (dtrace) { fprintf(dtrace, "%.6f c%u > op %u ino %lu unique %lu tid %u", dnow(), device_->connection(), header.opcode, header.nodeid, header.unique, header.pid);
+    if (header.opcode == FUSE_READ || header.opcode == FUSE_WRITE) { auto in = load<fuse_write_in>(bytes.data() + sizeof(fuse_in_header)); fprintf(dtrace, " off %lu size %u wf %x f %x", in.offset, in.size, in.write_flags, in.flags); }
+    if (header.opcode == FUSE_SETATTR) { auto in = load<fuse_setattr_in>(bytes.data() + sizeof(fuse_in_header)); fprintf(dtrace, " valid %x size %lu", in.valid, in.size); }
+    fprintf(dtrace, "\n"); }
   switch (header.opcode) {
     case FUSE_LOOKUP:
     case FUSE_READLINK:
@@ -709,6 +717,7 @@ Task<Result<fs::WriteReply>> Session::write_once(Request request, fuse_write_in 
     co_await flush_before_append(request.inode, in.offset, bytes.size(), access);
     cache_.executing(request.inode, access);
   }
+  if (dtrace) { fprintf(dtrace, "%.6f c%u flushed W %lu\n", dnow(), device_->connection(), request.unique); fflush(dtrace); }
   auto done =
       co_await operations_->write(request.inode, in.offset, bytes, append, kill_suid, access);
   co_return done;
@@ -737,6 +746,7 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
   data.range = range_of(in.offset, in.size);
   for (;;) {
     const fs::Access access = co_await admitted(request.inode, data);
+    if (dtrace) { fprintf(dtrace, "%.6f c%u admitted W %lu %d\n", dnow(), device_->connection(), request.unique, int(access)); fflush(dtrace); }
     auto written = co_await write_once(request, in, bytes, access);
     cache_.executed(request.inode, access);
     if (!written) {
@@ -746,6 +756,7 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
     }
     if (written && !of_mapping) {
       const Range where = range_of(written->offset, written->written);
+      if (dtrace) { fprintf(dtrace, "%.6f c%u written W %lu\n", dnow(), device_->connection(), request.unique); fflush(dtrace); }
       if (cache_.must_invalidate(request.inode, data, where)) {
         co_await cache_.invalidate_own(request.inode, data, where);
       }
@@ -822,6 +833,10 @@ int Session::reply(const Request& request, const void* body, std::size_t size) {
   fuse_out_header header{};
   header.unique = request.unique;
   header.len = static_cast<std::uint32_t>(sizeof header + size);
+  if (dtrace) { fprintf(dtrace, "%.6f c%u < op %u ino %lu unique %lu len %lu", dnow(), device_->connection(), request.opcode, raw(request.inode), request.unique, size);
+   if (request.opcode == FUSE_GETATTR || request.opcode == FUSE_SETATTR) { auto a = static_cast<const fuse_attr_out*>(body); fprintf(dtrace, " size %lu valid %lu", a->attr.size, a->attr_valid); }
+   if (request.opcode == FUSE_LOOKUP) { auto a = static_cast<const fuse_entry_out*>(body); fprintf(dtrace, " child %lu size %lu valid %lu %lu", a->nodeid, a->attr.size, a->entry_valid, a->attr_valid); }
+   fprintf(dtrace, "\n"); }
   const std::array<iovec, 2> parts{iovec{&header, sizeof header},
                                    iovec{const_cast<void*>(body), size}};
   const int error = device_->reply(std::span(parts).first(size == 0 ? 1 : 2));

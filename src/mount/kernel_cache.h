@@ -1,5 +1,5 @@
-// What a mount asks of the kernel above it (or of the simulator's model of one) when a lock goes:
-// RULES 26–32.
+// What a mount asks of the kernel above it (or of the simulator's model of one) when a lock goes
+// (docs/kernel.md).
 //
 // For the lock of one inode, in this order:
 //   hold(i)            READ, WRITE and size-changing SETATTR requests of i that arrive from now on
@@ -30,8 +30,8 @@ class KernelCache {
   virtual void hold(fs::InodeNumber inode) = 0;
   virtual Task<void> drop(fs::InodeNumber inode, What what) = 0;
   virtual void release(fs::InodeNumber inode) = 0;
-  // Names, attributes and pages of everything, as far as it can be done before `deadline` (RULES
-  // 12).
+  // Names, attributes and pages of everything, as far as it can be done before `deadline`
+  // (docs/protocol.md, "Leases").
   virtual Task<void> drop_everything(TimePoint deadline) = 0;
 };
 

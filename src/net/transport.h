@@ -35,7 +35,7 @@ enum class Channel : std::uint8_t { lock = 1, disk = 2, admin = 3 };
 constexpr std::size_t message_size_max = (4u << 20) + 4096;
 
 // Protocol version and feature bits travel in the transport's handshake; peers of another version
-// are refused there with a message that names both versions (RULES 37).
+// are refused there with a message that names both versions.
 constexpr std::uint32_t protocol_version = 1;
 
 class Transport {
