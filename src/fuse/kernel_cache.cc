@@ -12,8 +12,6 @@
 #include "base/log.h"
 #include "base/number.h"
 
-#include <cstdio>
-extern FILE* dtrace; double dnow();
 namespace plumeria::fuse {
 
 namespace {
@@ -140,7 +138,6 @@ Task<void> KernelCache::wait_for_replies(fs::InodeNumber inode) {
 }
 
 Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
-  if (dtrace) fprintf(dtrace, "%.6f c%u drop %lu %d %d %d\n", dnow(), device_.connection(), raw(inode), what.attributes, what.pages, what.names);
   if (stopped_ || planted(Fault::kernel_invalidation_left_out)) co_return;
   if (what.names) co_await drop_names(inode);
   PageGate& gate = gates_[inode];  // It stays where it is, and is not idle until end_drop().
@@ -156,7 +153,6 @@ Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
     co_await drop_attributes(inode);
   }
   gate.end_drop();
-  if (dtrace) fprintf(dtrace, "%.6f c%u dropped %lu\n", dnow(), device_.connection(), raw(inode));
 }
 
 // INC_EPOCH and the invalidation of a directory wait for nobody, not even for a LOOKUP that we have
@@ -184,7 +180,6 @@ Task<void> KernelCache::drop_names(fs::InodeNumber inode) {
 
 Task<void> KernelCache::drop_attributes(fs::InodeNumber inode) {
   told_.erase(inode);
-  if (dtrace) fprintf(dtrace, "%.6f c%u dropattr %lu\n", dnow(), device_.connection(), raw(inode));
   // An inode that is being evicted with dirty pages makes even this wait, until we have taken them.
   const bool may_be_dirty = gates_[inode].may_have_pages() || writable_.contains(inode);
   if (!may_be_dirty) {
@@ -253,7 +248,6 @@ Task<void> KernelCache::invalidate_round(fs::InodeNumber inode, std::vector<Rang
   for (std::uint32_t times = 0;; ++times) {
     auto watch = std::make_shared<Watch>(executor_);
     std::vector<Bytes> messages;
-    for (const Range& range : ranges) if (dtrace) fprintf(dtrace, "%.6f c%u inval %lu %lu %lu\n", dnow(), device_.connection(), raw(inode), range.begin, range.end);
     for (const Range& range : ranges) messages.push_back(forget_range(inode, range));
     const auto job = Watch::start(notifier_, watch, std::move(messages));
     while (!watch->done) {
@@ -307,7 +301,6 @@ Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest reques
   ++statistics_.own_ranges;
   std::vector<Bytes> whole, parts;
   for (const auto& own : gates_[inode].invalidate_before_reply(request, where_it_went)) {
-    if (dtrace) fprintf(dtrace, "%.6f c%u own %lu %lu %lu\n", dnow(), device_.connection(), raw(inode), own.range.begin, own.range.end);
     (own.may_wait_for_reply ? parts : whole).push_back(forget_range(inode, own.range));
   }
   if (!whole.empty()) co_await drop_batch(std::move(whole));
@@ -348,14 +341,14 @@ void KernelCache::executing(fs::InodeNumber inode, fs::Access access) {
   ++answering_[inode].executing;
 }
 
-bool KernelCache::may_have_pages(fs::InodeNumber inode) const {
+bool KernelCache::may_have_dirty_pages(fs::InodeNumber inode) const {
   const auto found = gates_.find(inode);
-  return found != gates_.end() && found->second.may_have_cached();
+  return mappable_.contains(inode) && found != gates_.end() && found->second.may_have_cached();
 }
 
 Task<void> KernelCache::invalidate_before_append(fs::InodeNumber inode, Range range) {
   const Range pages = pages_touched(range);
-  if (stopped_ || !may_have_pages(inode) || !gates_[inode].may_have_cached(pages) ||
+  if (stopped_ || !gates_[inode].may_have_cached(pages) ||
       planted(Fault::fuse_append_not_invalidated)) {
     co_return;
   }
@@ -380,14 +373,19 @@ bool KernelCache::forgotten(fs::InodeNumber inode, std::uint64_t count) {
   return true;
 }
 
-void KernelCache::opened(fs::InodeNumber inode, bool writable) {
-  if (writable) ++writable_[inode];
+void KernelCache::opened(fs::InodeNumber inode, std::uint32_t flags) {
+  if ((flags & O_ACCMODE) == O_RDONLY) return;
+  ++writable_[inode];
+  if ((flags & O_ACCMODE) == O_RDWR) ++mappable_[inode];
 }
 
-void KernelCache::closed(fs::InodeNumber inode, bool writable) {
-  if (!writable) return;
-  const auto found = writable_.find(inode);
-  if (found != writable_.end() && --found->second == 0) writable_.erase(found);
+void KernelCache::closed(fs::InodeNumber inode, std::uint32_t flags) {
+  if ((flags & O_ACCMODE) == O_RDONLY) return;
+  const auto writable = writable_.find(inode);
+  if (writable != writable_.end() && --writable->second == 0) writable_.erase(writable);
+  if ((flags & O_ACCMODE) != O_RDWR) return;
+  const auto mappable = mappable_.find(inode);
+  if (mappable != mappable_.end() && --mappable->second == 0) mappable_.erase(mappable);
 }
 
 void KernelCache::listing_sent(fs::InodeNumber directory, std::uint32_t thread) {

@@ -65,7 +65,8 @@ class KernelCache final : public mount::KernelCache {
   void executing(fs::InodeNumber inode, fs::Access access);  // takes that back
   // What the kernel has of the range, if it may have any, is written and forgotten.
   Task<void> invalidate_before_append(fs::InodeNumber inode, Range range);
-  bool may_have_pages(fs::InodeNumber inode) const;
+  // Whether there may be pages that a mapping of this mount has made dirty.
+  bool may_have_dirty_pages(fs::InodeNumber inode) const;
   // Its reply goes out now.
   void replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access);
 
@@ -73,8 +74,9 @@ class KernelCache final : public mount::KernelCache {
   void looked_up(fs::InodeNumber inode);
   // Whether that was the last.
   bool forgotten(fs::InodeNumber inode, std::uint64_t count);
-  void opened(fs::InodeNumber inode, bool writable);
-  void closed(fs::InodeNumber inode, bool writable);
+  // Handles, by the flags of open(2).
+  void opened(fs::InodeNumber inode, std::uint32_t flags);
+  void closed(fs::InodeNumber inode, std::uint32_t flags);
 
   // The kernel was told attributes that it may believe until they are invalidated.
   void attributes_told(fs::InodeNumber inode) { told_.insert(inode); }
@@ -124,7 +126,8 @@ class KernelCache final : public mount::KernelCache {
 
   absl::node_hash_map<fs::InodeNumber, PageGate> gates_;          // never iterated
   absl::flat_hash_map<fs::InodeNumber, std::uint64_t> lookups_;   // iterated only to collect
-  absl::flat_hash_map<fs::InodeNumber, std::uint32_t> writable_;  // open writable handles
+  absl::flat_hash_map<fs::InodeNumber, std::uint32_t> writable_;  // open handles that may write
+  absl::flat_hash_map<fs::InodeNumber, std::uint32_t> mappable_;  // of those, which may be mapped
   std::map<std::uint64_t, Promise<fs::Access>> turns_;            // kept requests
   // Requests that run under a lock that is being given up: in the file system, and until the reply.
   struct Answering {

@@ -15,10 +15,6 @@
 #include "base/number.h"
 #include "fuse/errno.h"
 
-#include <cstdio>
-#include <ctime>
-FILE* dtrace = ::getenv("D_TRACE") ? ::fopen(::getenv("D_TRACE"), "w") : nullptr;
-double dnow() { timespec t; ::clock_gettime(CLOCK_MONOTONIC, &t); return double(t.tv_sec) + double(t.tv_nsec) * 1e-9; }
 namespace plumeria::fuse {
 
 namespace {
@@ -48,6 +44,10 @@ bool is_writable(std::uint32_t flags) { return (flags & O_ACCMODE) != O_RDONLY; 
 DataKind kind_of(const fuse_write_in& in) {
   if ((in.write_flags & FUSE_WRITE_CACHE) != 0) return DataKind::writepage;
   return (in.write_flags & FUSE_WRITE_LOCKOWNER) != 0 ? DataKind::direct_write : DataKind::write;
+}
+
+bool appends(const fuse_write_in& in) {
+  return (in.flags & O_APPEND) != 0 && kind_of(in) != DataKind::writepage;
 }
 
 Range range_of(std::uint64_t offset, std::uint64_t length) {
@@ -183,10 +183,6 @@ void Session::handle(ByteView bytes) {
   request.caller.gid = header.gid;
   request.thread = header.pid;
   cache_.thread_seen(header.pid);
-  if (dtrace) { fprintf(dtrace, "%.6f c%u > op %u ino %lu unique %lu tid %u", dnow(), device_->connection(), header.opcode, header.nodeid, header.unique, header.pid);
-    if (header.opcode == FUSE_READ || header.opcode == FUSE_WRITE) { auto in = load<fuse_write_in>(bytes.data() + sizeof(fuse_in_header)); fprintf(dtrace, " off %lu size %u wf %x f %x", in.offset, in.size, in.write_flags, in.flags); }
-    if (header.opcode == FUSE_SETATTR) { auto in = load<fuse_setattr_in>(bytes.data() + sizeof(fuse_in_header)); fprintf(dtrace, " valid %x size %lu", in.valid, in.size); }
-    fprintf(dtrace, "\n"); }
   switch (header.opcode) {
     case FUSE_LOOKUP:
     case FUSE_READLINK:
@@ -507,10 +503,10 @@ Task<void> Session::create(Request request, std::string name, fuse_create_in in)
   out.open.open_flags = open_flags_for(in.flags);
   const fs::InodeNumber inode = made->entry.value.inode;
   cache_.looked_up(inode);
-  cache_.opened(inode, is_writable(in.flags));
+  cache_.opened(inode, in.flags);
   if (reply_with(request, out) == 0) co_return;
   // Nobody waits for it any more, so nobody will release or forget it.
-  cache_.closed(inode, is_writable(in.flags));
+  cache_.closed(inode, in.flags);
   forget(raw(inode), 1);
   (void)co_await operations_->release(made->handle);
 }
@@ -653,9 +649,9 @@ Task<void> Session::open_file(Request request, std::uint32_t flags) {
   fuse_open_out out{};
   out.fh = raw(*handle);
   out.open_flags = open_flags_for(flags);
-  cache_.opened(request.inode, is_writable(flags));
+  cache_.opened(request.inode, flags);
   if (reply_with(request, out) == 0) co_return;
-  cache_.closed(request.inode, is_writable(flags));
+  cache_.closed(request.inode, flags);
   (void)co_await operations_->release(*handle);
 }
 
@@ -663,7 +659,7 @@ Task<void> Session::release(Request request, fuse_release_in in) {
   if ((in.release_flags & FUSE_RELEASE_FLOCK_UNLOCK) != 0) {
     (void)co_await operations_->drop_file_locks(request.inode, true, in.lock_owner);
   }
-  cache_.closed(request.inode, is_writable(in.flags));
+  cache_.closed(request.inode, in.flags);
   auto done = co_await operations_->release(fs::HandleId{in.fh});
   reply_status(request, done);
 }
@@ -704,22 +700,14 @@ Task<void> Session::read(Request request, fuse_read_in in) {
 Task<Result<fs::WriteReply>> Session::write_once(Request request, fuse_write_in in,
                                                  SharedBytes bytes, fs::Access access) {
   const bool kill_suid = (in.write_flags & write_kill_suidgid) != 0;
-  if ((in.write_flags & FUSE_WRITE_CACHE) != 0) {
+  if (kind_of(in) == DataKind::writepage) {
     auto done =
         co_await operations_->write_mapped(request.inode, in.offset, bytes, kill_suid, access);
     if (done) done->written = in.size;
     co_return done;
   }
-  const bool append = (in.flags & O_APPEND) != 0;
-  // A direct WRITE holds no page, so that nothing waits for it while it waits for the size.
-  if (append && kind_of(in) == DataKind::direct_write && cache_.may_have_pages(request.inode)) {
-    cache_.executed(request.inode, access);
-    co_await flush_before_append(request.inode, in.offset, bytes.size(), access);
-    cache_.executing(request.inode, access);
-  }
-  if (dtrace) { fprintf(dtrace, "%.6f c%u flushed W %lu\n", dnow(), device_->connection(), request.unique); fflush(dtrace); }
   auto done =
-      co_await operations_->write(request.inode, in.offset, bytes, append, kill_suid, access);
+      co_await operations_->write(request.inode, in.offset, bytes, appends(in), kill_suid, access);
   co_return done;
 }
 
@@ -744,9 +732,16 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
   data.unique = request.unique;
   data.kind = kind_of(in);
   data.range = range_of(in.offset, in.size);
+  // A direct WRITE holds no page, so that nothing waits for it while it waits for the size. Once is
+  // enough: it may have to try again because the size was asked for under a shared lock.
+  bool flush_first = appends(in) && data.kind == DataKind::direct_write;
   for (;;) {
     const fs::Access access = co_await admitted(request.inode, data);
-    if (dtrace) { fprintf(dtrace, "%.6f c%u admitted W %lu %d\n", dnow(), device_->connection(), request.unique, int(access)); fflush(dtrace); }
+    if (std::exchange(flush_first, false) && cache_.may_have_dirty_pages(request.inode)) {
+      cache_.executed(request.inode, access);
+      co_await flush_before_append(request.inode, in.offset, bytes.size(), access);
+      cache_.executing(request.inode, access);
+    }
     auto written = co_await write_once(request, in, bytes, access);
     cache_.executed(request.inode, access);
     if (!written) {
@@ -756,7 +751,6 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
     }
     if (written && !of_mapping) {
       const Range where = range_of(written->offset, written->written);
-      if (dtrace) { fprintf(dtrace, "%.6f c%u written W %lu\n", dnow(), device_->connection(), request.unique); fflush(dtrace); }
       if (cache_.must_invalidate(request.inode, data, where)) {
         co_await cache_.invalidate_own(request.inode, data, where);
       }
@@ -833,10 +827,6 @@ int Session::reply(const Request& request, const void* body, std::size_t size) {
   fuse_out_header header{};
   header.unique = request.unique;
   header.len = static_cast<std::uint32_t>(sizeof header + size);
-  if (dtrace) { fprintf(dtrace, "%.6f c%u < op %u ino %lu unique %lu len %lu", dnow(), device_->connection(), request.opcode, raw(request.inode), request.unique, size);
-   if (request.opcode == FUSE_GETATTR || request.opcode == FUSE_SETATTR) { auto a = static_cast<const fuse_attr_out*>(body); fprintf(dtrace, " size %lu valid %lu", a->attr.size, a->attr_valid); }
-   if (request.opcode == FUSE_LOOKUP) { auto a = static_cast<const fuse_entry_out*>(body); fprintf(dtrace, " child %lu size %lu valid %lu %lu", a->nodeid, a->attr.size, a->entry_valid, a->attr_valid); }
-   fprintf(dtrace, "\n"); }
   const std::array<iovec, 2> parts{iovec{&header, sizeof header},
                                    iovec{const_cast<void*>(body), size}};
   const int error = device_->reply(std::span(parts).first(size == 0 ? 1 : 2));
