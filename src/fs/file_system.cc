@@ -32,7 +32,8 @@ FileSystem::FileSystem(World world, disk::VirtualDisk& disk, wal::Log& log,
       clean_(world.executor),
       wake_(world.executor),
       wake_trimmer_(world.executor),
-      lost_event_(world.executor) {
+      lost_event_(world.executor),
+      under_revoke_ended_(world.executor) {
   core_.allocator = &allocator_;
   core_.orphans = &orphans_;
 }
@@ -176,10 +177,10 @@ Task<void> FileSystem::trimmer() {
   }
 }
 
-Task<void> FileSystem::give_up(LockName name, Mode keep) {
-  Status status;
-  if (name.lock_class == LockClass::inode) {
-    const InodeNumber inode{name.number};
+// Until nothing is dirty under the inode's lock and no operation runs under it without a pin.
+Task<Status> FileSystem::write_back_inode(InodeNumber inode, Mode keep) {
+  for (;;) {
+    while (under_revoke_.contains(inode)) co_await under_revoke_ended_.next();
     co_await commit_or_lose(inode);
     clean_.notify_all();
     core_.sole.erase(inode);
@@ -192,9 +193,21 @@ Task<void> FileSystem::give_up(LockName name, Mode keep) {
       if (pin && now != nullptr && now->handles > 0) now->open_pin = std::move(*pin);
     }
     core_.forget_if_idle(inode);
+    if (!planted(Fault::release_before_flush)) {
+      CO_TRY_STATUS(co_await core_.cache.write_back(inode_lock(inode)));
+    }
+    file = core_.find_file(inode);
+    const bool dirty = !is_lost_ && file != nullptr && file->is_dirty();
+    if (!under_revoke_.contains(inode) && !dirty) co_return Status();
   }
+}
+
+Task<void> FileSystem::give_up(LockName name, Mode keep) {
   for (;;) {
-    if (!planted(Fault::release_before_flush) || name.lock_class != LockClass::inode) {
+    Status status;
+    if (name.lock_class == LockClass::inode) {
+      status = co_await write_back_inode(InodeNumber{name.number}, keep);
+    } else {
       status = co_await core_.cache.write_back(name);
     }
     if (status) break;

@@ -144,15 +144,35 @@ class FileSystem : public Operations {
   Task<Result<bool>> try_rename(const RenameRequest& request, const RenamePeek& peek);
   Task<Result<bool>> is_below(InodeNumber directory, InodeNumber ancestor);
   HandleId add_handle(InodeNumber inode, std::uint64_t generation, std::uint32_t flags);
+  Task<Result<Covered<Attributes>>> attributes(InodeNumber inode);  // with its lock held
   Task<Status> set_attributes(InodeNumber inode, const Changes& changes);
   Task<Status> take_space(std::uint64_t bytes);
   Task<void> add_attributes(std::vector<DirectoryEntry>& entries, std::vector<Pin>& pins);
   Task<void> commit_or_lose(InodeNumber inode);
+  Task<Status> write_back_inode(InodeNumber inode, Mode keep);
   Task<void> background();
   Task<void> trimmer();
   Task<void> commit_one(InodeNumber inode);
   Task<void> protect_handles(std::vector<Handle> handles);
   Status check_lost(InodeNumber inode) const;
+  // While it lives, the lock of the inode is not given up: an operation runs under it without a
+  // pin.
+  class UnderRevoke {
+   public:
+    UnderRevoke(FileSystem& file_system, InodeNumber inode) : fs_(file_system), inode_(inode) {
+      ++fs_.under_revoke_[inode_];
+    }
+    UnderRevoke(const UnderRevoke&) = delete;
+    UnderRevoke& operator=(const UnderRevoke&) = delete;
+    ~UnderRevoke() {
+      if (--fs_.under_revoke_[inode_] == 0) fs_.under_revoke_.erase(inode_);
+      fs_.under_revoke_ended_.notify_all();
+    }
+
+   private:
+    FileSystem& fs_;
+    InodeNumber inode_;
+  };
 
   FileSystemOptions options_;
   Core core_;
@@ -170,6 +190,8 @@ class FileSystem : public Operations {
   Event wake_;   // work for the background task
   Event wake_trimmer_;
   Event lost_event_;
+  std::map<InodeNumber, std::uint32_t> under_revoke_;  // operations that run without a pin
+  Event under_revoke_ended_;
   bool stopping_ = false, is_lost_ = false;
   TaskScope tasks_;
 };

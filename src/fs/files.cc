@@ -84,12 +84,19 @@ Task<Status> FileSystem::release(HandleId id) {
 Task<Result<Covered<Attributes>>> FileSystem::getattr(InodeNumber inode) {
   auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::shared);
   if (!pin) co_return fail(std::move(pin).error());
-  auto reply = co_await getattr_under_revoke(inode);
+  auto reply = co_await attributes(inode);
   if (reply) reply->pins.push_back(std::move(*pin));
   co_return reply;
 }
 
 Task<Result<Covered<Attributes>>> FileSystem::getattr_under_revoke(InodeNumber inode) {
+  // The revoke may be over by the time this runs; then there is no lock to answer under.
+  if (core_.clerk.held(inode_lock(inode)) == Mode::none) co_return co_await getattr(inode);
+  const UnderRevoke under_revoke(*this, inode);
+  co_return co_await attributes(inode);
+}
+
+Task<Result<Covered<Attributes>>> FileSystem::attributes(InodeNumber inode) {
   auto block = co_await core_.load_inode(inode);
   if (!block) co_return fail(std::move(block).error());
   Covered<Attributes> reply;
@@ -111,6 +118,8 @@ Task<Result<Covered<Attributes>>> FileSystem::setattr(InodeNumber inode, Changes
     if (!pin) co_return fail(std::move(pin).error());
     reply.pins.push_back(std::move(*pin));
   }
+  std::optional<UnderRevoke> under_revoke;
+  if (access == Access::under_revoke) under_revoke.emplace(*this, inode);
   auto block = co_await core_.load_inode(inode);
   if (!block) co_return fail(std::move(block).error());
   const InodeView view(block->bytes());
@@ -185,6 +194,8 @@ Task<Result<Bytes>> FileSystem::read(InodeNumber inode, std::uint64_t offset, st
       pin.drop();
     }
   }
+  std::optional<UnderRevoke> under_revoke;
+  if (access == Access::under_revoke) under_revoke.emplace(*this, inode);
   co_return co_await read_data(core_, inode, offset, size);
 }
 
