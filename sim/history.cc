@@ -59,12 +59,13 @@ std::vector<KeyState> see(KeyState state, const Operation& operation, bool right
   return {std::move(state)};
 }
 
-// `anything` becomes what is seen.
+// What was unseen until now turns out to be `seen`.
 KeyState bound(KeyState state, std::uint64_t seen) {
+  const std::uint64_t name = state.value;
   for (std::uint64_t& value : state.chain) {
-    if (value == KeyState::anything) value = seen;
+    if (value == name) value = seen;
   }
-  if (state.base == KeyState::anything) state.base = seen;
+  if (state.base == name) state.base = seen;
   state.value = seen;
   return state;
 }
@@ -252,12 +253,12 @@ const char* action_name(Action action) {
 
 std::uint64_t appended(std::uint64_t list, std::uint64_t record) {
   const std::uint64_t pair[2] = {list, record};
-  return checksum(std::as_bytes(std::span(pair))) >> 1;  // Never `anything`.
+  return checksum(std::as_bytes(std::span(pair))) >> 1;  // Never a name of something unseen.
 }
 
 std::vector<KeyState> apply(const KeyState& state, const Operation& operation) {
   const std::uint64_t value = state.value, argument = operation.argument;
-  const bool unsure = value == KeyState::anything;
+  const bool is_unseen = (value & KeyState::unseen) != 0;
   switch (operation.action) {
     case Action::write:
       return {changed(state, operation.mount, argument)};
@@ -266,7 +267,7 @@ std::vector<KeyState> apply(const KeyState& state, const Operation& operation) {
     case Action::append:
       return {changed(state, operation.mount, appended(value, argument))};
     case Action::put:
-      return {changed(state, operation.mount, KeyState::anything)};
+      return {changed(state, operation.mount, KeyState::unseen | argument)};
     case Action::create:
       if (value != 0) return {};
       return {changed(state, operation.mount, argument)};
@@ -274,7 +275,7 @@ std::vector<KeyState> apply(const KeyState& state, const Operation& operation) {
       if (value == 0) return {};
       return {changed(state, operation.mount, 0)};
     case Action::read:
-      if (unsure && argument != 0) return see(bound(state, argument), operation, true);
+      if (is_unseen && argument != 0) return see(bound(state, argument), operation, true);
       return see(state, operation, value == argument);
     case Action::present:
       return see(state, operation, value != 0);

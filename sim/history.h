@@ -31,7 +31,7 @@ enum class Action : std::uint8_t {
   append,   // value := appended(value, argument)
   create,   // 0 -> argument
   remove,   // something -> 0
-  put,      // value := something, nobody knows what
+  put,      // value := something, nobody knows what; argument names it (a number of its own)
   present,  // value was not 0
   absent,   // value was 0
   sync,     // what the mount wrote is durable
@@ -52,7 +52,8 @@ struct Operation {
 
 // The state of one key, as far as an order of operations determines it.
 struct KeyState {
-  static constexpr std::uint64_t anything = ~0ull;
+  // Values with this bit are names of something that nobody has seen yet; others lack it.
+  static constexpr std::uint64_t unseen = 1ull << 63;
   std::uint64_t value = 0;
   std::uint64_t base = 0;            // what is firm
   std::uint32_t owner = 0;           // whose values these are; meaningful if chain is not empty

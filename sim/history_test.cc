@@ -90,6 +90,13 @@ TEST(HistoryTest, WhatWasSyncedOrSeenSurvivesACrash) {
   EXPECT_TRUE(check_key({written, op(1, Action::read, 7, 2, 3), crash, lost}).linearizable);
 }
 
+TEST(HistoryTest, TwoUnseenValuesAreNotTheSame) {
+  EXPECT_TRUE(check_key({op(1, Action::put, 1, 0, 1), op(1, Action::sync, 0, 2, 3),
+                         op(1, Action::put, 2, 4, 5), op(1, Action::read, 7, 6, 7),
+                         op(1, Action::crash, 0, 8, unknown), op(2, Action::read, 9, 10, 11)})
+                  .linearizable);
+}
+
 TEST(HistoryTest, ExplainsWhatDidNotFit) {
   const CheckResult result =
       check_key({op(1, Action::write, 7, 0, 1000), op(2, Action::read, 5, 2000, 3000)});

@@ -16,7 +16,8 @@ constexpr std::uint64_t directories = 2, names = 5;
 
 std::uint64_t identity_of(const Attributes& attributes) {
   const std::uint64_t pair[2] = {raw(attributes.inode), attributes.generation};
-  return (checksum(std::as_bytes(std::span(pair))) >> 1) | 1;  // Neither 0 nor `anything`.
+  return (checksum(std::as_bytes(std::span(pair))) >> 1) |
+         1;  // Neither 0 nor a name of something unseen.
 }
 
 class NameWorkload final : public Workload {

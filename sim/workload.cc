@@ -19,6 +19,7 @@ void Recorder::trace(const std::string& key, std::uint32_t mount, const char* ho
 Recorder::Ticket Recorder::called(const std::string& key, std::uint32_t mount, Action action,
                                   std::uint64_t argument) {
   ++size_;
+  if (action == Action::put) argument = size_;
   trace(key, mount, "calls", action, argument);
   auto& calls = calls_[key];
   calls.push_back(Call{Operation{mount, action, argument, simulation_.now(), std::nullopt}});
