@@ -24,12 +24,13 @@ BlockRef::~BlockRef() {
   if (block_ != nullptr && --block_->references_ == 0) cache_->unreferenced(block_);
 }
 
-BlockCache::BlockCache(World world, disk::VirtualDisk& disk, wal::Log& log, lock::LeaseNumber lease,
+BlockCache::BlockCache(World world, disk::VirtualDisk& disk, wal::Log& log, clerk::Clerk& clerk,
                        std::uint64_t capacity)
     : world_(world),
       disk_(disk),
       log_(log),
-      lease_(lease),
+      clerk_(clerk),
+      lease_(clerk.membership().lease),
       capacity_(std::max<std::uint64_t>(capacity, 64)),
       progress_(world.executor),
       checkpointing_(world.executor) {
@@ -123,6 +124,16 @@ BlockRef BlockCache::create(BlockId id, LockName lock) {
   return BlockRef(this, block);
 }
 
+// A process that was stopped past its lease can read what others wrote since, and it would not fit
+// to what it has in memory: what was read counts only while the lease is known to last.
+Task<Status> BlockCache::confirm_lease() {
+  while (!clerk_.usable()) {
+    if (clerk_.status().lost) co_return fail(Errc::lost);
+    co_await sleep_for(world_, 20ms);
+  }
+  co_return Status();
+}
+
 Task<Result<BlockRef>> BlockCache::get(BlockId id, LockName lock) {
   for (;;) {
     const auto entry = blocks_.find(id);
@@ -138,11 +149,14 @@ Task<Result<BlockRef>> BlockCache::get(BlockId id, LockName lock) {
   ++counters_.reads;
   const disk::Address from{disk::Segment{id.segment}, id.offset()};
   auto bytes = co_await disk_.read(from, format::block_size);
+  const Status confirmed = co_await confirm_lease();
   block.block_->loading_ = false;
   progress_.notify_all();
   Status status;
   if (!bytes) {
     status = fail(std::move(bytes).error());
+  } else if (!confirmed) {
+    status = confirmed;
   } else {
     status = format::verify(*bytes, id);
     if (status) status = format::check_contents(*bytes, id);

@@ -30,6 +30,7 @@
 #include "base/result.h"
 #include "base/task.h"
 #include "base/world.h"
+#include "clerk/clerk.h"
 #include "disk/disk.h"
 #include "format/block.h"
 #include "format/log_record.h"
@@ -107,13 +108,14 @@ struct BlockCacheStatus {
 class BlockCache {
  public:
   // `capacity` in blocks; a bound for what is clean. Dirty blocks are bounded by the log.
-  BlockCache(World world, disk::VirtualDisk& disk, wal::Log& log, lock::LeaseNumber lease,
+  BlockCache(World world, disk::VirtualDisk& disk, wal::Log& log, clerk::Clerk& clerk,
              std::uint64_t capacity);
   ~BlockCache();
   BlockCache(const BlockCache&) = delete;
   BlockCache& operator=(const BlockCache&) = delete;
 
-  // The block, read and verified if it is not here. Requires: its lock is held.
+  // The block, read and verified if it is not here. Requires: its lock is held. Errc::lost if the
+  // lease ended during the read.
   Task<Result<BlockRef>> get(BlockId id, LockName lock);
   // If it is here, else an empty reference. Never waits.
   BlockRef find(BlockId id);
@@ -152,6 +154,7 @@ class BlockCache {
   void make_newest(Block* block);
   void evict();
   void changed(Block* block, LogPosition position);
+  Task<Status> confirm_lease();
   Task<Status> write_blocks(std::vector<BlockRef> blocks);
   Task<Status> write_copies(std::vector<std::pair<BlockId, Bytes>> copies);
   LogPosition lowest_needed() const;
@@ -159,6 +162,7 @@ class BlockCache {
   World world_;
   disk::VirtualDisk& disk_;
   wal::Log& log_;
+  clerk::Clerk& clerk_;
   lock::LeaseNumber lease_;
   std::uint64_t capacity_;
   absl::flat_hash_map<BlockId, std::unique_ptr<Block>> blocks_;

@@ -100,7 +100,8 @@ Task<Result<std::unique_ptr<Session>>> Mount::State::new_session(Duration give_u
   fresh->log = std::make_unique<wal::Log>(world, disk, member->slot, superblock.log_size, lease);
   CO_TRY_STATUS(co_await fresh->log->start());
   const std::uint64_t blocks = options.cache_size * 3 / 4 / (format::block_size + 256);
-  fresh->cache = std::make_unique<cache::BlockCache>(world, disk, *fresh->log, lease, blocks);
+  fresh->cache =
+      std::make_unique<cache::BlockCache>(world, disk, *fresh->log, *fresh->clerk, blocks);
   fs::FileSystemOptions fs_options;
   fs_options.dirty_data_max = std::max<std::uint64_t>(options.cache_size / 4, 4u << 20);
   fs_options.write_back_interval = options.write_back_interval;
