@@ -4,8 +4,8 @@
     planted_faults.py PLUMERIA_SIM [FAULT...]
 
 PLUMERIA_SIM is built with -DPLUMERIA_PLANTED_FAULTS=ON. For each fault: the workloads and troubles
-that bring it out, and how many seeds it may take at most. A seed counts only if the same run without
-the fault is right. Exit code 1 if any fault is not caught.
+that bring it out, and how many seeds it may take at most. A seed counts only if the same run
+without the fault is right. Exit code 1 if any fault is not caught.
 """
 import subprocess
 import sys
