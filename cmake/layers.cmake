@@ -63,5 +63,5 @@ function(add_unit_tests layer)
     list(APPEND variants tsan)
   endif()
   add_program_test(NAME unit.${layer} COMMAND ${layer}_test VARIANTS ${variants} LABELS unit
-    BUILDS ${layer}_test)
+    TIMEOUT 1200 BUILDS ${layer}_test)
 endfunction()

@@ -126,6 +126,10 @@ class VirtualDisk {
   // that were admitted before have finished (docs/protocol.md, "Fence"). Fencing one that was never
   // admitted is no error.
   virtual Task<Status> fence(LeaseNumber lease) = 0;
+
+  // What this handle keeps to send again for a lease that is over is dropped: it would be refused,
+  // and every flush with it.
+  virtual void forget(LeaseNumber) {}
 };
 
 }  // namespace plumeria::disk

@@ -59,7 +59,7 @@ class RemoteDisk final : public VirtualDisk {
   Task<void> stop();
   // The caller has given up this lease: what was written under it is not sent again any more, and
   // its loss makes no flush fail.
-  void forget(LeaseNumber lease);
+  void forget(LeaseNumber lease) override;
   Counters counters() const;
 
   Task<Result<Bytes>> read(Address from, std::uint64_t length) override;

@@ -44,6 +44,7 @@ class CountingDisk : public disk::VirtualDisk {
   }
   Task<Status> admit(disk::LeaseNumber lease) override { return below_.admit(lease); }
   Task<Status> fence(disk::LeaseNumber lease) override { return below_.fence(lease); }
+  void forget(disk::LeaseNumber lease) override { below_.forget(lease); }
 
  private:
   Task<Status> counted(Task<Status> change) {

@@ -186,7 +186,9 @@ Task<void> Mount::State::rejoin() {
   }
   co_await session->file_system->wait_for_tasks();
   co_await session->clerk->settled();
+  const lock::LeaseNumber lost_lease = session->clerk->membership().lease;
   session.reset();
+  disk.forget(lost_lease);
   while (!stopping) {
     auto fresh = co_await new_session(options.join_timeout);
     if (fresh) {
