@@ -77,6 +77,7 @@ KernelCache::KernelCache(os::RealExecutor& executor, const Device& device, std::
       device_(device),
       drain_(std::move(drain)),
       answered_(executor),
+      settled_(executor),
       notifier_(executor, device, threads_max),
       own_notifier_(executor, device, own_threads_max) {}
 
@@ -180,6 +181,7 @@ Task<void> KernelCache::drop_names(fs::InodeNumber inode) {
 
 Task<void> KernelCache::drop_attributes(fs::InodeNumber inode) {
   told_.erase(inode);
+  size_may_have_changed(inode);
   // An inode that is being evicted with dirty pages makes even this wait, until we have taken them.
   const bool may_be_dirty = gates_[inode].may_have_pages() || writable_.contains(inode);
   if (!may_be_dirty) {
@@ -299,6 +301,8 @@ bool KernelCache::must_invalidate(fs::InodeNumber inode, const DataRequest& requ
 Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest request,
                                        Range where_it_went) {
   ++statistics_.own_ranges;
+  size_may_have_changed(inode);
+  ++settling_[inode];
   std::vector<Bytes> whole, parts;
   for (const auto& own : gates_[inode].invalidate_before_reply(request, where_it_went)) {
     (own.may_wait_for_reply ? parts : whole).push_back(forget_range(inode, own.range));
@@ -318,6 +322,13 @@ Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest reques
       if (Notifier::sleeps_without_progress(*job)) break;
     }
   }
+  const auto settling = settling_.find(inode);
+  if (--settling->second == 0) settling_.erase(settling);
+  settled_.notify_all();
+}
+
+Task<void> KernelCache::settled(fs::InodeNumber inode) {
+  while (settling(inode)) co_await settled_.next();
 }
 
 void KernelCache::replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access) {

@@ -59,12 +59,19 @@ class KernelCache final : public mount::KernelCache {
   // What a WRITE needs before its reply. Fast when nothing disturbed it.
   bool must_invalidate(fs::InodeNumber inode, const DataRequest& request, Range where_it_went);
   Task<void> invalidate_own(fs::InodeNumber inode, DataRequest request, Range where_it_went);
+  // From a WRITE's end until its pages are invalidated, nobody may be told the size that it made:
+  // he would look for its bytes in pages that do not have them yet.
+  bool settling(fs::InodeNumber inode) const { return settling_.contains(inode); }
+  Task<void> settled(fs::InodeNumber inode);
   // The file system has done it, with this access. (Its reply may still wait for an invalidation,
   // and that for other requests.)
   void executed(fs::InodeNumber inode, fs::Access access);
   void executing(fs::InodeNumber inode, fs::Access access);  // takes that back
   // What the kernel has of the range, if it may have any, is written and forgotten.
   Task<void> invalidate_before_append(fs::InodeNumber inode, Range range);
+  // See PageGate::generation().
+  std::uint64_t generation(fs::InodeNumber inode) { return gates_[inode].generation(); }
+  void size_may_have_changed(fs::InodeNumber inode) { gates_[inode].size_may_have_changed(); }
   // Whether there may be pages that a mapping of this mount has made dirty.
   bool may_have_dirty_pages(fs::InodeNumber inode) const;
   // Its reply goes out now.
@@ -133,10 +140,12 @@ class KernelCache final : public mount::KernelCache {
   struct Answering {
     std::uint32_t executing = 0, unreplied = 0;
   };
-  absl::flat_hash_map<fs::InodeNumber, Answering> answering_;  // never iterated
-  absl::flat_hash_set<fs::InodeNumber> told_;                  // see attributes_told()
-  Event answered_;                                             // one of those made progress
-  std::map<std::uint32_t, fs::InodeNumber> listings_;          // by thread
+  absl::flat_hash_map<fs::InodeNumber, Answering> answering_;     // never iterated
+  absl::flat_hash_set<fs::InodeNumber> told_;                     // see attributes_told()
+  Event answered_;                                                // one of those made progress
+  absl::flat_hash_map<fs::InodeNumber, std::uint32_t> settling_;  // see settling(); never iterated
+  Event settled_;
+  std::map<std::uint32_t, fs::InodeNumber> listings_;  // by thread
   CacheStatistics statistics_;
 #ifdef PLUMERIA_PLANTED_FAULTS
   std::map<fs::InodeNumber, std::set<std::string>> names_;

@@ -98,6 +98,7 @@ std::vector<std::uint64_t> PageGate::begin_drop(bool reads) {
 
 std::vector<Range> PageGate::begin_invalidation(bool everything) {
   CHECK(drops_ > 0);
+  ++generation_;
   dropping_everything_ = everything;
   if (!everything) {
     std::vector<Range> touched = next_round();
@@ -164,6 +165,7 @@ void PageGate::replying(const DataRequest& request) {
       cached_.add(pages_touched(request.range));
       break;
     case DataKind::write:
+      ++generation_;
       cached_.add(pages_covered(request.range));
       disturbed_ = drops_ > 0;
       break;
@@ -172,6 +174,7 @@ void PageGate::replying(const DataRequest& request) {
       break;
     case DataKind::direct_write:
     case DataKind::truncate:
+      ++generation_;
       break;
   }
   if (drops_ > 0) touched_.add(pages_touched(request.range));

@@ -105,6 +105,9 @@ class PageGate {
   // Whether the kernel may have pages of this file, or is sending any.
   bool may_have_pages() const { return !cached_.empty() || data_under_way_ > 0; }
   bool may_have_cached(Range range = Range()) const { return cached_.overlaps(range); }
+  // Grows whenever the kernel may come to ignore the end of the file in READs that it has sent.
+  std::uint64_t generation() const { return generation_; }
+  void size_may_have_changed() { ++generation_; }
   // Nothing is known of this inode that a new PageGate would not know.
   bool idle() const { return quiet() && cached_.empty() && !disturbed_; }
   // No request and no revoke is under way.
@@ -122,6 +125,7 @@ class PageGate {
   // Arrived and not yet replied, the kept ones included; and those but GETATTRs.
   std::uint32_t under_way_ = 0, data_under_way_ = 0;
   bool dropping_everything_ = false;
+  std::uint64_t generation_ = 0;
   bool disturbed_ = false;  // a page invalidation began or ended since the last WRITE's reply
 };
 

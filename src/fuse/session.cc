@@ -412,7 +412,13 @@ Task<void> Session::lookup(Request request, std::string name) {
 #ifdef PLUMERIA_PLANTED_FAULTS
   if (planted(Fault::fuse_expire_entry_instead_of_epoch)) cache_.name_seen(request.inode, name);
 #endif
-  auto found = co_await operations_->lookup(request.inode, std::move(name));
+  auto found = co_await operations_->lookup(request.inode, name);
+  while (found && found->attributes && cache_.settling(found->attributes->inode)) {
+    const fs::InodeNumber inode = found->attributes->inode;
+    found->pins.clear();
+    co_await cache_.settled(inode);
+    found = co_await operations_->lookup(request.inode, name);
+  }
   if (!found) {
     reply_error(request, found.error());
     co_return;
@@ -530,7 +536,8 @@ Task<void> Session::readdir(Request request, fuse_read_in in, bool plus) {
       continue;
     }
     fuse_entry_out head{};
-    const bool named = entry.attributes && entry.name != "." && entry.name != "..";
+    const bool named = entry.attributes && !cache_.settling(entry.inode) && entry.name != "." &&
+                       entry.name != "..";
     if (named) {
       Validity validity;
       validity.name = may_cache;
@@ -557,13 +564,25 @@ Task<void> Session::getattr(Request request) {
   data.kind = DataKind::attributes;
   data.range = {0, 0};
   const fs::Access access = co_await admitted(request.inode, data);
-  if (access == fs::Access::under_revoke) {
-    auto found = co_await operations_->getattr_under_revoke(request.inode);
+  for (;;) {
+    if (access == fs::Access::under_revoke) {
+      auto found = co_await operations_->getattr_under_revoke(request.inode);
+      cache_.executed(request.inode, access);
+      if (!cache_.settling(request.inode)) {
+        reply_attributes(request, data, access, found, false);
+        co_return;
+      }
+      cache_.executing(request.inode, access);
+    } else {
+      auto found = co_await operations_->getattr(request.inode);
+      if (!cache_.settling(request.inode)) {
+        reply_attributes(request, data, access, found, found && covers(found->pins, request.inode));
+        co_return;
+      }
+    }
     cache_.executed(request.inode, access);
-    reply_attributes(request, data, access, found, false);
-  } else {
-    auto found = co_await operations_->getattr(request.inode);
-    reply_attributes(request, data, access, found, found && covers(found->pins, request.inode));
+    co_await cache_.settled(request.inode);
+    cache_.executing(request.inode, access);
   }
 }
 
@@ -664,11 +683,19 @@ Task<void> Session::release(Request request, fuse_release_in in) {
   reply_status(request, done);
 }
 
+// A READ that ends before the page that it asks for tells the kernel where the file ends, and that
+// is the only way in which a read(2) within a size that is no more learns of it. The kernel does
+// not listen if a WRITE, an invalidation or another such READ has come between (docs/kernel.md,
+// "Sizes").
 Task<void> Session::read(Request request, fuse_read_in in) {
   DataRequest data;
   data.unique = request.unique;
   data.kind = DataKind::read;
   data.range = range_of(in.offset, in.size);
+  // Several pages are asked for by read-ahead only. When it fails the kernel reads again those
+  // pages that somebody needs, one by one.
+  const bool can_be_asked_again = in.size > page_size;
+  const std::uint64_t generation = cache_.generation(request.inode);
   bool waited = false;
   for (;;) {
     const fs::Access access = co_await admitted(request.inode, data);
@@ -678,18 +705,26 @@ Task<void> Session::read(Request request, fuse_read_in in) {
       const bool repeat = co_await to_be_repeated(request.inode, data, access, bytes.error().code);
       if (repeat) continue;
     }
-    if (bytes && bytes->empty() && in.offset > 0 && access == fs::Access::normal && !waited) {
-      // The kernel believes in a size that is no more. It takes the end of the file from the first
-      // short reply that it sees and ignores those of READs that were then already sent; so the
-      // READ that has the very end, and which comes together with this one, must be answered first.
+    const bool beyond_end = bytes && bytes->empty() && in.offset > 0;
+    if (beyond_end && !can_be_asked_again && access == fs::Access::normal && !waited) {
+      // The READ of the page with the end itself comes together with this one, and must be answered
+      // first.
       waited = true;
       cache_.withdraw(request.inode, data);
       co_await sleep_until(executor_, executor_.now() + beyond_end_delay);
       continue;
     }
+    const bool short_reply = bytes && bytes->size() < in.size;
+    const bool disturbed = cache_.generation(request.inode) != generation;
+    // A page beyond the end is hardly ever asked for by anything but read-ahead either.
+    const bool ask_again =
+        can_be_asked_again ? beyond_end || (short_reply && disturbed) : beyond_end && disturbed;
     cache_.replying(request.inode, data, access);
+    if (short_reply) cache_.size_may_have_changed(request.inode);
     if (!bytes) {
       reply_error(request, bytes.error());
+    } else if (ask_again) {
+      reply_errno(request, EAGAIN);
     } else {
       reply(request, bytes->data(), bytes->size());
     }

@@ -395,6 +395,10 @@ void model_write(Model* model, ModelFile& file, bool append) {
   const std::uint8_t value = static_cast<std::uint8_t>(below(256));
   std::memset(buffer, value, length);
   Call call(append ? "model append" : "model pwrite");
+  // Linux 6.18 loses a write(2) that makes the file longer if a page that a mapping made dirty, and
+  // into which it goes, is written back at the same moment: docs/kernel.md, "What FUSE does not
+  // allow".
+  if (offset + length > model->size) fsync(file.fd);
   const ssize_t put = append ? write(file.append_fd, buffer, length)
                              : pwrite(file.fd, buffer, length, static_cast<off_t>(offset));
   must(put == static_cast<ssize_t>(length), "write");
