@@ -307,7 +307,8 @@ void Session::handle_data(Request request, Arguments& arguments) {
     }
     case FUSE_FLUSH: {
       const auto in = arguments.get<fuse_flush_in>();
-      if (record_locked_.contains(request.inode)) {
+      const auto owners = record_locked_.find(request.inode);
+      if (owners != record_locked_.end() && owners->second.erase(in.lock_owner) > 0) {
         tasks_.spawn(flush(request, in));
       } else {
         reply_done(request);
@@ -509,10 +510,10 @@ Task<void> Session::create(Request request, std::string name, fuse_create_in in)
   out.open.open_flags = open_flags_for(in.flags);
   const fs::InodeNumber inode = made->entry.value.inode;
   cache_.looked_up(inode);
-  cache_.opened(inode, in.flags);
+  opened(inode, in.flags);
   if (reply_with(request, out) == 0) co_return;
   // Nobody waits for it any more, so nobody will release or forget it.
-  cache_.closed(inode, in.flags);
+  closed(inode, in.flags);
   forget(raw(inode), 1);
   (void)co_await operations_->release(made->handle);
 }
@@ -668,17 +669,38 @@ Task<void> Session::open_file(Request request, std::uint32_t flags) {
   fuse_open_out out{};
   out.fh = raw(*handle);
   out.open_flags = open_flags_for(flags);
-  cache_.opened(request.inode, flags);
+  opened(request.inode, flags);
   if (reply_with(request, out) == 0) co_return;
-  cache_.closed(request.inode, flags);
+  closed(request.inode, flags);
   (void)co_await operations_->release(*handle);
+}
+
+void Session::opened(fs::InodeNumber inode, std::uint32_t flags) {
+  ++handles_[inode];
+  cache_.opened(inode, flags);
+}
+
+bool Session::closed(fs::InodeNumber inode, std::uint32_t flags) {
+  cache_.closed(inode, flags);
+  const auto found = handles_.find(inode);
+  if (found == handles_.end() || --found->second > 0) return false;
+  handles_.erase(found);
+  return true;
 }
 
 Task<void> Session::release(Request request, fuse_release_in in) {
   if ((in.release_flags & FUSE_RELEASE_FLOCK_UNLOCK) != 0) {
     (void)co_await operations_->drop_file_locks(request.inode, true, in.lock_owner);
   }
-  cache_.closed(request.inode, in.flags);
+  // Locks of open file descriptions (F_OFD_SETLK) end without a message; at the latest they end
+  // here.
+  if (closed(request.inode, in.flags) && record_locked_.contains(request.inode)) {
+    const std::set<std::uint64_t> owners = std::move(record_locked_[request.inode]);
+    record_locked_.erase(request.inode);
+    for (const std::uint64_t owner : owners) {
+      (void)co_await operations_->drop_file_locks(request.inode, false, owner);
+    }
+  }
   auto done = co_await operations_->release(fs::HandleId{in.fh});
   reply_status(request, done);
 }
@@ -849,7 +871,9 @@ Task<void> Session::test_lock(Request request, fuse_lk_in in) {
 Task<void> Session::set_lock(Request request, fuse_lk_in in, bool wait) {
   const clerk::FileLock lock = decode_lock(raw(request.inode), in);
   // From the first fcntl lock on, closing a descriptor of this file drops its owner's locks.
-  if (!lock.is_flock && lock.mode != lock::Mode::none) record_locked_.insert(request.inode);
+  if (!lock.is_flock && lock.mode != lock::Mode::none) {
+    record_locked_[request.inode].insert(lock.owner);
+  }
   if (wait) waiting_locks_.insert(request.unique);
   auto done = co_await operations_->set_file_lock(lock, wait, request.unique);
   if (wait) waiting_locks_.erase(request.unique);

@@ -11,9 +11,11 @@
 // Errors      Errc becomes an errno (fuse/errno.h); what EIO hides goes to the log.
 #pragma once
 
+#include <absl/container/flat_hash_map.h>
 #include <absl/container/flat_hash_set.h>
 
 #include <memory>
+#include <set>
 #include <string>
 
 #include "base/task.h"
@@ -111,6 +113,10 @@ class Session {
 
   std::uint32_t open_flags_for(std::uint32_t flags) const;
 
+  void opened(fs::InodeNumber inode, std::uint32_t flags);
+  // Whether that was the last handle.
+  bool closed(fs::InodeNumber inode, std::uint32_t flags);
+
   // Waits until a data request may run; tells how.
   Task<fs::Access> admitted(fs::InodeNumber inode, DataRequest data);
   // Whether the request is to be admitted again, because it did nothing.
@@ -142,8 +148,10 @@ class Session {
   bool serving_ = false;
   bool direct_may_map_ = false;
   Bytes buffer_;
-  absl::flat_hash_set<fs::InodeNumber> record_locked_;  // had fcntl locks of this mount
-  absl::flat_hash_set<std::uint64_t> waiting_locks_;    // requests that INTERRUPT can end
+  absl::flat_hash_map<fs::InodeNumber, std::uint32_t> handles_;  // open ones; never iterated
+  // Who had fcntl locks of a file since it was opened here; never iterated.
+  absl::flat_hash_map<fs::InodeNumber, std::set<std::uint64_t>> record_locked_;
+  absl::flat_hash_set<std::uint64_t> waiting_locks_;  // requests that INTERRUPT can end
   SessionStatistics statistics_;
   TimePoint last_logged_{};
   std::uint64_t not_logged_ = 0;
