@@ -32,6 +32,7 @@ BlockCache::BlockCache(World world, disk::VirtualDisk& disk, wal::Log& log, cler
       clerk_(clerk),
       lease_(clerk.membership().lease),
       capacity_(std::max<std::uint64_t>(capacity, 64)),
+      memory_({.max_blocks_per_chunk = 256, .largest_required_pool_block = format::block_size}),
       progress_(world.executor),
       checkpointing_(world.executor) {
   lru_.newer_ = lru_.older_ = &lru_;
@@ -40,11 +41,10 @@ BlockCache::BlockCache(World world, disk::VirtualDisk& disk, wal::Log& log, cler
 BlockCache::~BlockCache() = default;
 
 Block* BlockCache::enter(BlockId id, LockName lock) {
-  auto owned = std::make_unique<Block>();
+  auto owned = std::make_unique<Block>(&memory_);
   Block* block = owned.get();
   block->id_ = id;
   block->lock_ = lock;
-  block->bytes_.resize(format::block_size);
   auto& siblings = by_lock_[lock];
   block->index_in_lock_ = siblings.size();
   siblings.push_back(block);
@@ -165,7 +165,7 @@ Task<Result<BlockRef>> BlockCache::get(BlockId id, LockName lock) {
     leave(block.block_);
     co_return fail(std::move(status).error());
   }
-  block.block_->bytes_ = std::move(*bytes);
+  block.block_->bytes_.assign(bytes->begin(), bytes->end());
   co_return block;
 }
 
@@ -174,6 +174,10 @@ void BlockCache::drop(LockName lock) {
   if (siblings == by_lock_.end()) return;
   const std::vector<Block*> blocks = siblings->second;
   for (Block* block : blocks) leave(block);
+}
+
+double BlockCache::pressure() const {
+  return static_cast<double>(dirty_.size() + writing_.size()) / static_cast<double>(capacity_);
 }
 
 bool BlockCache::is_dirty(LockName lock) const {
@@ -187,7 +191,9 @@ bool BlockCache::is_dirty(LockName lock) const {
 void BlockCache::changed(Block* block, LogPosition position) {
   if (block->first_ == LogPosition::none) {
     block->first_ = position;
+    const bool above_half = pressure() > 0.5;
     dirty_[block->id_] = block;
+    if (!above_half && pressure() > 0.5 && pressure_callback_) pressure_callback_();
   }
   block->last_ = position;
   block->needs_image_ = false;
@@ -222,7 +228,7 @@ Task<Status> BlockCache::write_blocks(std::vector<BlockRef> blocks) {
     Block* block = reference.block_;
     while (block->writing_) co_await progress_.next();
     if (block->first_ == LogPosition::none) continue;
-    copies.emplace_back(block->id_, block->bytes_);
+    copies.emplace_back(block->id_, Bytes(block->bytes_.begin(), block->bytes_.end()));
     block->writing_ = true;
     block->needs_image_ = true;
     block->first_writing_ = std::exchange(block->first_, LogPosition::none);
@@ -333,7 +339,7 @@ MutableByteView Transaction::edit(const BlockRef& block) {
     if (edit.block.block_ == block.block_) return edit.block.block_->bytes_;
   }
   CHECK(!block.block_->loading_ && !block.block_->dropped_);
-  edits_.push_back({block, block.block_->bytes_});
+  edits_.push_back({block, {block.block_->bytes_, &cache_.memory_}});
   return block.block_->bytes_;
 }
 

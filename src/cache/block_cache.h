@@ -22,6 +22,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <utility>
 #include <vector>
 
@@ -50,6 +51,7 @@ class Block {
  public:
   BlockId id() const { return id_; }
   LockName lock() const { return lock_; }
+  explicit Block(std::pmr::memory_resource* memory) : bytes_(format::block_size, memory) {}
   ByteView bytes() const { return bytes_; }
   std::uint64_t version() const { return format::version_of(bytes_); }
   bool never_written() const { return format::type_of(bytes_) == format::BlockType::none; }
@@ -61,7 +63,7 @@ class Block {
 
   BlockId id_;
   LockName lock_;
-  Bytes bytes_;
+  std::pmr::vector<std::byte> bytes_;
   std::uint32_t references_ = 0;
   bool loading_ = false;
   bool writing_ = false;         // a copy is on its way to the disk
@@ -107,7 +109,7 @@ struct BlockCacheStatus {
 
 class BlockCache {
  public:
-  // `capacity` in blocks; a bound for what is clean. Dirty blocks are bounded by the log.
+  // `capacity` in blocks: clean ones are evicted beyond it; see pressure() for the others.
   BlockCache(World world, disk::VirtualDisk& disk, wal::Log& log, clerk::Clerk& clerk,
              std::uint64_t capacity);
   ~BlockCache();
@@ -141,6 +143,10 @@ class BlockCache {
   Task<Status> checkpoint();
 
   bool is_dirty(LockName lock) const;
+  // How much of the capacity is dirty. Who is about to change blocks waits while it is 1 or more;
+  // the callback is called when it rises above one half, within the change: it must only post.
+  double pressure() const;
+  void on_pressure(Callback callback) { pressure_callback_ = std::move(callback); }
   BlockCacheStatus status() const;
 
  private:
@@ -165,15 +171,19 @@ class BlockCache {
   clerk::Clerk& clerk_;
   lock::LeaseNumber lease_;
   std::uint64_t capacity_;
+  // Of the blocks' bytes: blocks live long, and what is allocated between them would keep the heap
+  // from ever shrinking. Before what holds blocks, because it dies after them.
+  std::pmr::unsynchronized_pool_resource memory_;
   absl::flat_hash_map<BlockId, std::unique_ptr<Block>> blocks_;
   absl::flat_hash_map<LockName, std::vector<Block*>> by_lock_;
   absl::btree_map<BlockId, Block*> dirty_;  // ordered: written back in this order
   absl::btree_map<BlockId, Block*> writing_;
   std::vector<LogPosition> unflushed_;  // `first` of blocks in place but not flushed
-  Block lru_;                           // anchor: newer_ is the oldest, older_ the newest
+  Block lru_{&memory_};                 // anchor: newer_ is the oldest, older_ the newest
   Event progress_;                      // a block was loaded, or its write ended
   Mutex checkpointing_;
   BlockCacheStatus counters_;
+  Callback pressure_callback_;
 };
 
 // An atomic change of several blocks, in memory and in the log. Undone by the destructor unless
@@ -199,7 +209,7 @@ class Transaction {
  private:
   struct Edit {
     BlockRef block;
-    Bytes before;
+    std::pmr::vector<std::byte> before;
   };
   BlockCache& cache_;
   std::vector<Edit> edits_;

@@ -9,6 +9,7 @@
 #include <absl/container/flat_hash_set.h>
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -91,6 +92,13 @@ struct Core {
   // Inodes made here whose lock was never given up since: nobody else can have them open.
   absl::flat_hash_set<InodeNumber> sole;
   std::uint64_t dirty_bytes = 0;
+  // Files in the order in which they became dirty, for the background writer. An entry counts only
+  // while the file's dirty_since is still the entry's.
+  struct DirtySince {
+    TimePoint since;
+    InodeNumber inode;
+  };
+  std::deque<DirtySince> dirty_order;
 
   std::int64_t now() const { return raw(world.clock.wall()) + clerk.membership().wall_offset; }
   FileState* find_file(InodeNumber inode) {
@@ -108,6 +116,11 @@ struct Core {
   void forget_if_idle(InodeNumber inode) {
     const auto entry = files.find(inode);
     if (entry != files.end() && entry->second->is_idle()) files.erase(entry);
+  }
+  // Before the change that makes a clean file dirty.
+  void becomes_dirty(FileState& file) {
+    file.dirty_since = world.clock.now();
+    dirty_order.push_back({file.dirty_since, file.inode});
   }
   // After each change of file.dirty.
   void account(FileState& file) {

@@ -65,8 +65,9 @@ struct ReadPart {
   std::uint64_t length = 0;
 };
 
-void touch(FileState& file, std::int64_t now, TimePoint since) {
-  if (!file.is_dirty()) file.dirty_since = since;
+void touch(Core& core, FileState& file, std::int64_t mtime_at_least) {
+  if (!file.is_dirty()) core.becomes_dirty(file);
+  const std::int64_t now = std::max(core.now(), mtime_at_least);
   file.mtime = now;
   file.ctime = now;
 }
@@ -523,7 +524,7 @@ Task<Status> write_data(Core& core, InodeNumber inode, std::uint64_t offset, Sha
   if (end > size_of(block.bytes(), &file) && InodeView(block.bytes()).stale_end() != 0) {
     CO_TRY_STATUS(co_await clear_stale(core, inode, false));
   }
-  touch(file, std::max(core.now(), InodeView(block.bytes()).mtime()), core.world.clock.now());
+  touch(core, file, InodeView(block.bytes()).mtime());
   file.dirty.insert(offset, std::move(data));
   if (end > size_of(block.bytes(), &file)) file.size = end;
   core.account(file);
@@ -544,7 +545,7 @@ Task<Status> truncate_data(Core& core, InodeNumber inode, std::uint64_t size, bo
     }
     file.size = size;
   }
-  touch(file, std::max(core.now(), InodeView(block.bytes()).mtime()), core.world.clock.now());
+  touch(core, file, InodeView(block.bytes()).mtime());
   co_return Status();
 }
 

@@ -43,6 +43,7 @@ FileSystem::~FileSystem() = default;
 Task<Status> FileSystem::start() {
   CO_TRY_STATUS(co_await orphans_.start());
   core_.log.on_pressure([this] { wake_trimmer_.notify_all(); });
+  core_.cache.on_pressure([this] { wake_trimmer_.notify_all(); });
   tasks_.spawn(orphans_.run());
   tasks_.spawn(background());
   tasks_.spawn(trimmer());
@@ -91,33 +92,14 @@ bool FileSystem::may_reclaim(InodeNumber inode) {
 // Writes changes out after the write-back interval, or at once when too much is dirty.
 Task<void> FileSystem::background() {
   while (!stopping_) {
-    const bool too_much = core_.dirty_bytes > options_.dirty_data_max / 2;
-    const TimePoint old = core_.world.clock.now() - options_.write_back_interval;
-    std::vector<Task<Status>> commits;
-    const auto one = [](FileSystem& self, InodeNumber inode) -> Task<Status> {
-      co_await self.commit_one(inode);
-      co_return Status();
-    };
-    bool dirty_left = false;
-    for (const auto& [inode, file] : core_.files) {
-      if (!file->is_dirty()) continue;
-      if ((too_much || file->dirty_since <= old) && commits.size() < commits_in_flight) {
-        commits.push_back(one(*this, inode));
-      } else {
-        dirty_left = true;
-      }
-    }
-    if (!commits.empty()) {
-      co_await gather(core_.world.executor, std::move(commits));
-      clean_.notify_all();
-      if (dirty_left && too_much) continue;
-    }
+    // What is dirty now, not what becomes dirty meanwhile: else this would go on for ever.
+    const TimePoint begun = core_.world.clock.now();
+    while (!stopping_ && co_await commit_oldest(begun)) clean_.notify_all();
     if (stopping_) break;
     // What was changed without data becomes durable within the interval as well.
     if (core_.log.end() > core_.log.durable()) {
       const Status synced = co_await core_.log.sync_all();
       if (!synced) break;
-      dirty_left = true;
     }
     if (stopping_) break;
     const TimePoint next = core_.world.clock.now() + options_.write_back_interval / 2;
@@ -130,12 +112,37 @@ Task<void> FileSystem::background() {
   }
 }
 
-// Only if the lock comes at once: whoever has it pinned or takes it away sees to the data as well.
-Task<void> FileSystem::commit_one(InodeNumber inode) {
-  auto pin = core_.clerk.try_local(inode_lock(inode), Mode::exclusive);
-  if (!pin) co_return;
-  co_await commit_or_lose(inode);
+// Commits some of the files that are due: dirty for the write-back interval, or, when too much is
+// dirty, the oldest that became dirty before `begun`. False if none is.
+Task<bool> FileSystem::commit_oldest(TimePoint begun) {
+  const auto is_due = [&](const Core::DirtySince& entry) {
+    if (core_.dirty_bytes > options_.dirty_data_max / 2) return entry.since < begun;
+    return entry.since <= begun - options_.write_back_interval;
+  };
+  std::vector<Task<Status>> commits;
+  auto& order = core_.dirty_order;
+  while (!order.empty() && is_due(order.front()) && commits.size() < commits_in_flight) {
+    const Core::DirtySince entry = order.front();
+    order.pop_front();
+    const FileState* file = core_.find_file(entry.inode);
+    if (file == nullptr || !file->is_dirty() || file->dirty_since != entry.since) continue;
+    commits.push_back(commit_one(entry.inode));
+  }
+  if (commits.empty()) co_return false;
+  co_await gather(core_.world.executor, std::move(commits));
+  co_return true;
+}
+
+// Only if the lock comes at once: whoever takes it away sees to the data as well, and whoever has
+// it pinned leaves it to the next time.
+Task<Status> FileSystem::commit_one(InodeNumber inode) {
+  if (auto pin = core_.clerk.try_local(inode_lock(inode), Mode::exclusive)) {
+    co_await commit_or_lose(inode);
+  }
+  FileState* file = core_.find_file(inode);
+  if (file != nullptr && file->is_dirty() && !is_lost_) core_.becomes_dirty(*file);
   core_.forget_if_idle(inode);
+  co_return Status();
 }
 
 // A file whose data cannot be written (a full or broken disk) says so at its next fsync; memory is
@@ -159,10 +166,19 @@ Task<void> FileSystem::commit_or_lose(InodeNumber inode) {
   }
 }
 
-// Keeps the log from filling up: writes blocks to their places and trims.
+// What every operation on names does first: waits until there is room in the cache and in the log.
+Task<Result<wal::Reservation>> FileSystem::begin_change() {
+  while (!is_lost_ && core_.cache.pressure() >= 1.0) {
+    wake_trimmer_.notify_all();
+    co_await clean_.next();
+  }
+  co_return co_await core_.log.reserve(operation_log_bytes);
+}
+
+// Keeps the log and the cache from filling up: writes blocks to their places and trims.
 Task<void> FileSystem::trimmer() {
   while (!stopping_) {
-    if (core_.log.pressure() > 0.5) {
+    if (core_.log.pressure() > 0.5 || core_.cache.pressure() > 0.5) {
       const Status status = co_await core_.cache.checkpoint();
       if (!status) {
         log_error(absl::StrCat("cannot write metadata back: ", status.error().message()));
@@ -171,6 +187,7 @@ Task<void> FileSystem::trimmer() {
         // What remains belongs to operations that are under way.
         co_await sleep_for(core_.world, 10ms);
       }
+      clean_.notify_all();
       continue;
     }
     co_await wake_trimmer_.next();

@@ -150,9 +150,11 @@ class FileSystem : public Operations {
   Task<void> add_attributes(std::vector<DirectoryEntry>& entries, std::vector<Pin>& pins);
   Task<void> commit_or_lose(InodeNumber inode);
   Task<Status> write_back_inode(InodeNumber inode, Mode keep);
+  Task<Result<wal::Reservation>> begin_change();
   Task<void> background();
+  Task<bool> commit_oldest(TimePoint begun);
   Task<void> trimmer();
-  Task<void> commit_one(InodeNumber inode);
+  Task<Status> commit_one(InodeNumber inode);
   Task<void> protect_handles(std::vector<Handle> handles);
   Status check_lost(InodeNumber inode) const;
   // While it lives, the lock of the inode is not given up: an operation runs under it without a

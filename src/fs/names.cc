@@ -155,7 +155,7 @@ Task<Result<Covered<Attributes>>> FileSystem::make(InodeNumber parent, std::stri
   CO_TRY_STATUS(check_name(name));
   CO_TRY_STATUS(co_await take_space(2 * format::block_size));
   for (;;) {
-    auto reservation = co_await core_.log.reserve(operation_log_bytes);
+    auto reservation = co_await begin_change();
     if (!reservation) co_return fail(std::move(reservation).error());
     auto directory_pin = co_await core_.clerk.acquire(inode_lock(parent), Mode::exclusive);
     if (!directory_pin) co_return fail(std::move(directory_pin).error());
@@ -277,7 +277,7 @@ Task<Result<Covered<Attributes>>> FileSystem::link(InodeNumber inode, InodeNumbe
                                                    std::string name) {
   CO_TRY_STATUS(check_name(name));
   CO_TRY_STATUS(co_await take_space(format::block_size));
-  auto reservation = co_await core_.log.reserve(operation_log_bytes);
+  auto reservation = co_await begin_change();
   if (!reservation) co_return fail(std::move(reservation).error());
   if (inode == parent) co_return fail(Errc::not_permitted);
   Covered<Attributes> reply;
@@ -371,7 +371,7 @@ void FileSystem::after_link_drop(LinkDrop& drop, LogPosition position) {
 Task<Status> FileSystem::remove(InodeNumber parent, std::string name, bool directory) {
   if (name == ".") co_return fail(Errc::invalid);
   if (name == "..") co_return fail(Errc::not_empty);
-  auto reservation = co_await core_.log.reserve(operation_log_bytes);
+  auto reservation = co_await begin_change();
   if (!reservation) co_return fail(std::move(reservation).error());
   auto child = co_await pin_child(parent, name, Mode::exclusive);
   if (!child) co_return fail(std::move(child).error());

@@ -1,0 +1,70 @@
+// What a mount does in the background without being asked: what was written becomes durable, and
+// memory stays bounded.
+#include <absl/strings/str_cat.h>
+#include <gtest/gtest.h>
+
+#include "sim/cluster.h"
+
+namespace plumeria::sim {
+namespace {
+
+constexpr std::uint64_t files = 3000;
+
+Task<Status> make_files(Kernel* kernel) {
+  OpenFlags flags;
+  flags.writable = true;
+  flags.create = true;
+  for (std::uint64_t i = 0; i < files; ++i) {
+    CO_TRY(const Descriptor file, co_await kernel->open(absl::StrCat("f", i), flags, 0644));
+    CO_TRY(const std::uint64_t written,
+           co_await kernel->pwrite(file, 0, Bytes(100, static_cast<std::byte>(i % 256))));
+    CHECK(written == 100);
+    CO_TRY_STATUS(co_await kernel->close(file));
+  }
+  co_return Status();
+}
+
+Task<std::uint64_t> count_whole_files(Kernel* kernel) {
+  std::uint64_t whole = 0;
+  for (std::uint64_t i = 0; i < files; ++i) {
+    const auto file = co_await kernel->open(absl::StrCat("f", i), OpenFlags{}, 0);
+    if (!file) continue;
+    const auto content = co_await kernel->pread(*file, 0, 200);
+    if (content && *content == Bytes(100, static_cast<std::byte>(i % 256))) ++whole;
+    (void)co_await kernel->close(*file);
+  }
+  co_return whole;
+}
+
+TEST(WriteBackTest, ManySmallFilesAreDurableSoonWithoutAnFsync) {
+  Cluster cluster({.mounts = 1, .embedded = true});
+  cluster.start();
+  const Status made = cluster.run(0, make_files(&cluster.kernel(0)));
+  ASSERT_TRUE(made) << made.error().message();
+  cluster.simulation().run_for(2s);  // the write-back interval of 1 s, and what it takes
+  cluster.power_cut();
+  cluster.wait_until_all_up(100s);
+  EXPECT_EQ(cluster.run(0, count_whole_files(&cluster.kernel(0))), files);
+}
+
+TEST(WriteBackTest, BlocksThatWaitToBeWrittenStayWithinTheCache) {
+  constexpr std::uint64_t cache_size = 4u << 20;
+  Cluster cluster({.mounts = 1, .embedded = true, .log_size = 64u << 20, .cache_size = cache_size});
+  cluster.start();
+  std::optional<Status> made;
+  const auto note = [](Task<Status> task, std::optional<Status>* result) -> Task<void> {
+    result->emplace(co_await task);
+  };
+  cluster.spawn(0, note(make_files(&cluster.kernel(0)), &made));
+  std::uint64_t most = 0;
+  while (!made) {
+    cluster.simulation().run_for(100us);
+    most = std::max(most, cluster.mount(0).status().cache_used);
+  }
+  ASSERT_TRUE(*made) << made->error().message();
+  EXPECT_GT(most, cache_size / 2);
+  EXPECT_LT(most, cache_size * 5 / 4);
+}
+
+}  // namespace
+}  // namespace plumeria::sim
