@@ -2,6 +2,7 @@
 
 #include <absl/strings/str_cat.h>
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <utility>
@@ -54,11 +55,18 @@ class Checker {
     std::vector<std::uint32_t> slots;
     for (const std::uint64_t segment : segments) {
       const auto slot = static_cast<std::uint32_t>(segment - format::log_segment_base);
+      auto log = co_await wal::read_log_header(disk_, slot);
+      const bool damaged = !log || log->other_damaged;
+      if (damaged && !is_owned(slot)) {
+        // Nothing in it counts, but no crash leaves it like that.
+        findings_.problem(log ? log->damage : log.error().message());
+        continue;
+      }
+      if (!log) co_return fail(std::move(log).error());
       slots.push_back(slot);
-      CO_TRY(const wal::LogState log, co_await wal::read_log_header(disk_, slot));
-      if (log.header.state != format::LogState::in_use) continue;
+      if (log->header.state != format::LogState::in_use) continue;
       ++report_.logs;
-      check_log_owner(slot, log.header);
+      check_log_owner(slot, log->header);
     }
     recovery::ReplayOptions options;
     options.log_size = superblock_.log_size;
@@ -76,6 +84,13 @@ class Checker {
     if (!decoded) co_return fail(std::move(decoded).error());
     view_ = *std::move(decoded);
     co_return Status{};
+  }
+
+  // Unless the slot of a log is that of a lease, all its records are in place.
+  bool is_owned(std::uint32_t slot) const {
+    if (!view_) return true;
+    return std::any_of(view_->leases.begin(), view_->leases.end(),
+                       [slot](const lock::LeaseRecord& lease) { return lease.slot == slot; });
   }
 
   // A log that is in use is replayed only if the view knows its owner, dead or alive.

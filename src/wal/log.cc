@@ -10,6 +10,7 @@
 
 #include "base/async.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "format/log_chunk.h"
 #include "wal/log_reader.h"
 
@@ -295,10 +296,18 @@ void Log::State::seal(Error error) {
 
 // ---- Start, trim ----
 
+// The slot is ours because nobody owns it, so whatever records the log has are in place. To find
+// some is a fault all the same, unless a header is damaged: then the other one, which is older, has
+// to be believed as far as it goes, and the damaged one is written again.
 Task<Status> Log::State::take_over() {
-  CO_TRY(const LogContents found,
-         co_await read_log(disk, slot, header.log_size, DamageCheck::whole_ring,
-                           [](const LogRecord&) { return Status{}; }));
+  CO_TRY(const LogState state, co_await read_log_header(disk, slot));
+  LogContents found{.header = state.header, .end = state.header.start};
+  if (state.other_damaged) {
+    log_warning(absl::StrCat(state.damage, ": written again"));
+  } else {
+    CO_TRY(found, co_await read_log(disk, slot, header.log_size, DamageCheck::whole_ring,
+                                    [](const LogRecord&) { return Status{}; }));
+  }
   if (found.records > 0) {
     co_return fail(Errc::corrupt, absl::StrCat("log of slot ", slot, " (holds ", found.records,
                                                " records of lease ", found.header.lease,

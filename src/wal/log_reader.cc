@@ -174,12 +174,21 @@ Task<Result<LogState>> read_log_header(disk::VirtualDisk& disk, std::uint32_t sl
       found = true;
     }
   }
-  if (state.header.generation == 0) state.header.slot = slot;  // never used
+  if (state.header.generation == 0) {  // never used
+    state.header.slot = slot;
+  } else if (!first_error && state.header.generation > 1) {
+    // The header before was written too, so it cannot be empty.
+    const format::BlockId other = format::log_header_block(slot, state.header.generation + 1);
+    if (all_zero(ByteView(blocks).subspan(other.offset(), format::block_size))) {
+      first_error = Error{Errc::corrupt, absl::StrCat(to_string(other), " (empty)")};
+    }
+  }
   if (state.header.slot != slot) {
     co_return fail(Errc::corrupt, absl::StrCat("log of slot ", slot, " (says that it is of slot ",
                                                state.header.slot, ")"));
   }
   state.other_damaged = first_error.has_value();
+  if (first_error) state.damage = first_error->message();
   co_return state;
 }
 
@@ -196,8 +205,9 @@ Task<Result<LogContents>> read_log(disk::VirtualDisk& disk, std::uint32_t slot,
                    absl::StrCat("log of slot ", slot, " (made with ", state.header.log_size,
                                 " bytes, the store has logs of ", log_size, ")"));
   }
+  // A log that was never used has no chunks: if it has, its header is lost.
   const bool in_use = state.header.state == format::LogState::in_use;
-  if (!in_use && !state.other_damaged) co_return contents;
+  if (!in_use && !state.other_damaged && state.header.generation > 0) co_return contents;
 
   const std::uint64_t ring = log_size - log_ring_start;
   // The last chunk that somebody may have written begins before the start, one round further.

@@ -8,6 +8,7 @@
 #include <absl/functional/any_invocable.h>
 
 #include <cstdint>
+#include <string>
 
 #include "base/result.h"
 #include "base/task.h"
@@ -20,7 +21,8 @@ namespace plumeria::wal {
 // The two headers of a log taken together.
 struct LogState {
   format::LogHeader header;    // the one that counts; generation 0: the log was never used
-  bool other_damaged = false;  // the other one does not decode: torn by a crash, or damaged
+  bool other_damaged = false;  // the other one is not whole: torn by a crash, or damaged
+  std::string damage;          // then: names it
 };
 Task<Result<LogState>> read_log_header(disk::VirtualDisk& disk, std::uint32_t slot);
 
