@@ -1,8 +1,13 @@
 #include "fs/allocator.h"
 
+#include <absl/strings/str_cat.h>
+
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
+#include "base/log.h"
+#include "format/layout.h"
 
 namespace plumeria::fs {
 namespace {
@@ -24,16 +29,44 @@ bool Allocator::has_room(const PinnedPiece& piece, Needs needs) {
          view.next_segment() + 1 < format::segments_per_piece;
 }
 
-Task<Result<PinnedPiece>> Allocator::pin_number(std::uint64_t number) {
+Task<Result<PinnedPiece>> Allocator::load(std::uint64_t number, Pin pin) {
   PinnedPiece piece;
   piece.number = number;
-  auto pin = co_await core_.clerk.acquire(piece_lock(number), Mode::exclusive);
-  if (!pin) co_return fail(std::move(pin).error());
-  piece.pin = std::move(*pin);
+  piece.pin = std::move(pin);
   auto block = co_await core_.cache.get(format::piece_block(number), piece_lock(number));
   if (!block) co_return fail(std::move(block).error());
   piece.block = std::move(*block);
   co_return piece;
+}
+
+Task<Result<PinnedPiece>> Allocator::pin_number(std::uint64_t number) {
+  auto pin = co_await core_.clerk.acquire(piece_lock(number), Mode::exclusive);
+  if (!pin) co_return fail(std::move(pin).error());
+  auto piece = co_await load(number, std::move(*pin));
+  if (piece && piece->block->never_written()) {
+    co_return fail(Errc::corrupt, absl::StrCat(format::to_string(format::piece_block(number)),
+                                               " (never written, but in use)"));
+  }
+  co_return piece;
+}
+
+// Whether anything of the piece was ever written. Blocks of zeros are what an unused piece has, but
+// also what a disk may make of a used one.
+Task<Result<bool>> Allocator::was_touched(std::uint64_t piece) {
+  const std::pair<Unit, std::uint64_t> regions[] = {
+      {Unit::inode, format::inode_segment},
+      {Unit::directory_block, format::directory_segment},
+      {Unit::small_block, format::small_segment}};
+  for (const auto& [unit, segment] : regions) {
+    const std::uint64_t bytes = format::units_per_piece(unit) * format::block_size;
+    auto extent = co_await core_.disk.next_extent(disk::Segment{segment}, piece * bytes);
+    if (!extent) co_return fail(std::move(extent).error());
+    if (*extent && (*extent)->offset < (piece + 1) * bytes) co_return true;
+  }
+  const disk::Segment first{format::data_segment_bit | piece * format::segments_per_piece};
+  auto segments = co_await core_.disk.list_segments(first, 1);
+  if (!segments) co_return fail(std::move(segments).error());
+  co_return !segments->empty() && raw(segments->front()) < raw(first) + format::segments_per_piece;
 }
 
 Task<Result<std::vector<PinnedPiece>>> Allocator::pin_numbers(std::vector<std::uint64_t> pieces) {
@@ -58,29 +91,41 @@ std::optional<PinnedPiece> Allocator::try_pin(std::uint64_t number) {
 
 Task<Result<PinnedPiece>> Allocator::pin(Needs needs) {
   if (current_) {
-    auto piece = co_await pin_number(*current_);
-    if (!piece) co_return fail(std::move(piece).error());
-    if (has_room(*piece, needs)) co_return std::move(*piece);
+    auto pin = co_await core_.clerk.acquire(piece_lock(*current_), Mode::exclusive);
+    if (!pin) co_return fail(std::move(pin).error());
+    auto piece = co_await load(*current_, std::move(*pin));
+    if (!piece && piece.error().code != Errc::corrupt) co_return fail(std::move(piece).error());
+    if (piece && has_room(*piece, needs)) co_return std::move(*piece);
   }
   std::uint64_t number = search_from_;
   for (std::uint64_t tried = 0; tried < format::piece_limit; ++tried, ++number) {
     number %= format::piece_limit;
+    if (unusable_.contains(number)) continue;
     auto pin = co_await core_.clerk.try_acquire(piece_lock(number), Mode::exclusive);
     if (!pin) {
       if (pin.error().code == Errc::again) continue;
       co_return fail(std::move(pin).error());
     }
-    PinnedPiece piece;
-    piece.pin = std::move(*pin);
-    piece.number = number;
-    auto block = co_await core_.cache.get(format::piece_block(number), piece_lock(number));
-    if (!block) co_return fail(std::move(block).error());
-    piece.block = std::move(*block);
-    if (!has_room(piece, needs)) continue;
+    auto piece = co_await load(number, std::move(*pin));
+    if (!piece && piece.error().code != Errc::corrupt) co_return fail(std::move(piece).error());
+    std::string damage = piece ? "" : piece.error().message();
+    if (piece && piece->block->never_written()) {
+      CO_TRY(const bool touched, co_await was_touched(number));
+      if (touched) {
+        damage = absl::StrCat(format::to_string(format::piece_block(number)),
+                              " (never written, but something of it was)");
+      }
+    }
+    if (!damage.empty()) {
+      log_error(absl::StrCat(damage, "; nothing is taken from it"));
+      unusable_.insert(number);
+      continue;
+    }
+    if (!has_room(*piece, needs)) continue;
     current_ = number;
     search_from_ = number;
     inode_hint_ = number * format::units_per_piece(Unit::inode);
-    co_return piece;
+    co_return std::move(*piece);
   }
   co_return fail(Errc::no_space, "no allocation piece has room");
 }

@@ -5,6 +5,9 @@
 // its block are transactions that do not wait. A freed small block is not handed out again before
 // the record that freed it is durable: file data go to their place ahead of records, and must not
 // overwrite what the old owner gets back after a crash.
+//
+// Damage      A piece whose block is damaged, or is empty while something of it was written, is
+//             named in the log and nothing is taken from it; other pieces serve.
 #pragma once
 
 #include <absl/container/flat_hash_map.h>
@@ -42,7 +45,8 @@ class Allocator {
   // A piece with room for `needs`. Waits for no inode lock, so it may be called with any of them
   // held.
   Task<Result<PinnedPiece>> pin(Needs needs);
-  // A certain piece, to free in it; waits for its owner if that is another mount.
+  // A certain piece, to free in it; waits for its owner if that is another mount. Errc::corrupt if
+  // it says that nothing of it is in use.
   Task<Result<PinnedPiece>> pin_number(std::uint64_t piece);
   // Several, sorted and without duplicates.
   Task<Result<std::vector<PinnedPiece>>> pin_numbers(std::vector<std::uint64_t> pieces);
@@ -75,6 +79,8 @@ class Allocator {
   void given_up(std::uint64_t piece);
 
  private:
+  Task<Result<PinnedPiece>> load(std::uint64_t number, Pin pin);
+  Task<Result<bool>> was_touched(std::uint64_t piece);
   bool has_room(const PinnedPiece& piece, Needs needs);
   bool small_block_usable(std::uint64_t number);
   MutableByteView edit(Transaction& transaction, const PinnedPiece& piece);
@@ -82,7 +88,8 @@ class Allocator {
   Core& core_;
   std::optional<std::uint64_t> current_;
   std::uint64_t search_from_ = 0;
-  std::uint64_t inode_hint_ = 0;  // where pick_inode() looks first
+  std::uint64_t inode_hint_ = 0;                 // where pick_inode() looks first
+  absl::flat_hash_set<std::uint64_t> unusable_;  // pieces that are damaged
   absl::flat_hash_set<std::uint64_t> reserved_small_;
   absl::flat_hash_map<std::uint64_t, LogPosition> freed_small_;
 };

@@ -18,8 +18,17 @@ constexpr Duration retry_interval = 5s;
 
 Orphans::Orphans(Core& core) : core_(core), wake_(core.world.executor) {}
 
-Task<Result<BlockRef>> Orphans::load(std::uint32_t slot, std::uint64_t block) {
-  return core_.cache.get(format::orphan_block(slot, block), slot_lock(slot));
+// A damaged block is named once; what stands in it waits until somebody has repaired it.
+Task<Result<std::optional<BlockRef>>> Orphans::load(std::uint32_t slot, std::uint64_t number) {
+  const format::BlockId id = format::orphan_block(slot, number);
+  auto block = co_await core_.cache.get(id, slot_lock(slot));
+  if (block) co_return std::move(*block);
+  if (block.error().code != Errc::corrupt) co_return fail(std::move(block).error());
+  if (damaged_.insert(id).second) {
+    log_error(absl::StrCat(block.error().message(),
+                           "; what stands in it is not reclaimed, so its space stays in use"));
+  }
+  co_return std::nullopt;
 }
 
 Task<Status> Orphans::start() {
@@ -27,8 +36,11 @@ Task<Status> Orphans::start() {
   if (!pin) co_return fail(std::move(pin).error());
   slot_pin_ = std::move(*pin);
   for (std::uint64_t number = 0;; ++number) {
-    auto block = co_await load(core_.slot, number);
-    if (!block) co_return fail(std::move(block).error());
+    CO_TRY(std::optional<BlockRef> block, co_await load(core_.slot, number));
+    if (!block) {
+      blocks_.emplace_back();
+      continue;
+    }
     const bool last = (*block)->never_written();
     blocks_.push_back(std::move(*block));
     for (std::size_t i = 0; i < format::orphans_per_block; ++i) {
@@ -54,10 +66,10 @@ Task<Status> Orphans::start() {
 Task<Status> Orphans::make_room(std::size_t count) {
   while (free_places_.size() < count) {
     const std::uint64_t number = blocks_.size();
-    auto block = co_await load(core_.slot, number);
-    if (!block) co_return fail(std::move(block).error());
+    CO_TRY(std::optional<BlockRef> block, co_await load(core_.slot, number));
     if (number != blocks_.size()) continue;  // Another operation was faster.
-    blocks_.push_back(std::move(*block));
+    blocks_.push_back(block ? std::move(*block) : BlockRef());
+    if (!block) continue;
     std::vector<Place> fresh;
     for (std::size_t i = format::orphans_per_block; i-- > 0;) fresh.push_back({number, i});
     free_places_.insert(free_places_.begin(), fresh.begin(), fresh.end());
@@ -307,8 +319,8 @@ Task<Status> Orphans::adopt(std::uint32_t slot) {
   auto pin = co_await core_.clerk.try_acquire(slot_lock(slot), Mode::exclusive);
   if (!pin) co_return fail(std::move(pin).error());
   for (std::uint64_t number = 0;; ++number) {
-    auto block = co_await load(slot, number);
-    if (!block) co_return fail(std::move(block).error());
+    CO_TRY(std::optional<BlockRef> block, co_await load(slot, number));
+    if (!block) continue;
     if ((*block)->never_written()) break;
     auto reservation = co_await core_.log.reserve(operation_log_bytes);
     if (!reservation) co_return fail(std::move(reservation).error());

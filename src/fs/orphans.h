@@ -5,11 +5,15 @@
 // let it go, are put into the list by the same transaction. A background task frees them: an inode
 // when its open lock can be had exclusively, a segment when the record that freed it is durable.
 // Lists of slots that no mount owns are taken care of in passing.
+//
+// Damage      A damaged block of a list is named in the log and left alone.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <optional>
+#include <set>
 #include <vector>
 
 #include "format/piece.h"
@@ -63,7 +67,7 @@ class Orphans {
     std::uint64_t block = 0;
     std::size_t index = 0;
   };
-  Task<Result<BlockRef>> load(std::uint32_t slot, std::uint64_t block);
+  Task<Result<std::optional<BlockRef>>> load(std::uint32_t slot, std::uint64_t number);
   Task<Status> reclaim(Orphan orphan);
   Task<Status> reclaim_segment(Orphan orphan);
   Task<Status> reclaim_inode(InodeNumber inode);
@@ -81,7 +85,8 @@ class Orphans {
   };
   Core& core_;
   Pin slot_pin_;
-  std::vector<BlockRef> blocks_;  // all blocks of the list, kept in memory
+  std::vector<BlockRef> blocks_;       // all blocks of the list, kept in memory; empty: damaged
+  std::set<format::BlockId> damaged_;  // of any list
   std::map<Orphan, Place, Less> places_;
   std::vector<Place> free_places_;
   std::deque<Orphan> queue_;
