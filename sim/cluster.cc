@@ -77,6 +77,7 @@ struct Cluster::MountProcess {
   Kernel kernel;
   std::unique_ptr<mount::Mount> mount;
   bool up = false, ended = false;
+  std::optional<Error> start_error;
   TaskScope tasks;         // of the process itself
   TaskScope applications;  // that use the mount
 };
@@ -184,6 +185,10 @@ bool Cluster::is_up(std::size_t mount) const {
   return slot.process && slot.process->up && slot.node->alive();
 }
 
+std::optional<Error> Cluster::start_error(std::size_t mount) const {
+  return mounts_[mount].process ? mounts_[mount].process->start_error : std::nullopt;
+}
+
 Kernel& Cluster::kernel(std::size_t mount) {
   CHECK(is_up(mount));
   return mounts_[mount].process->kernel;
@@ -236,6 +241,7 @@ Task<void> Cluster::run_mount(std::size_t mount, MountProcess* process) {
     co_return;
   }
   simulation_.trace(name, absl::StrCat("cannot start: ", started.error().message()));
+  process->start_error = started.error();
   process->ended = true;
 }
 

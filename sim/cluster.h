@@ -67,6 +67,8 @@ class Cluster {
 
   // Mounts.
   bool is_up(std::size_t mount) const;
+  // Why its process ended instead of coming up; nothing if it has not.
+  std::optional<Error> start_error(std::size_t mount) const;
   Kernel& kernel(std::size_t mount);  // Requires: is_up.
   mount::Mount& mount(std::size_t mount);
   Node& node(std::size_t mount) { return *mounts_[mount].node; }

@@ -664,6 +664,17 @@ void SimDisk::poke(Address to, ByteView data) {
   recount_blocks();
 }
 
+void SimDisk::become_copy_of(const SimDisk& other) {
+  CHECK(in_flight_.empty() && other.in_flight_.empty());
+  current_ = durable_ = other.current_;
+  pending_.clear();
+  preallocated_ = other.preallocated_;
+  registers_ = other.registers_;
+  admitted_ = other.admitted_;
+  fenced_ = other.fenced_;
+  recount_blocks();
+}
+
 std::optional<disk::Register> SimDisk::peek_register(std::string_view name) const {
   const auto found = registers_.find(name);
   if (found == registers_.end()) return std::nullopt;
@@ -674,6 +685,14 @@ std::vector<Segment> SimDisk::segments() const {
   std::vector<Segment> found;
   for (const auto& [segment, blocks] : current_) found.push_back(segment);
   return found;
+}
+
+std::vector<std::uint64_t> SimDisk::blocks(Segment segment) const {
+  std::vector<std::uint64_t> numbers;
+  const auto found = current_.find(segment);
+  if (found == current_.end()) return numbers;
+  for (const auto& [number, block] : found->second) numbers.push_back(number);
+  return numbers;
 }
 
 std::uint64_t SimDisk::used_bytes() const { return used_blocks_ * block_size; }

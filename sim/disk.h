@@ -90,10 +90,13 @@ class SimDisk {
   Bytes peek(Address from, std::uint64_t length) const;          // what a read would bring
   Bytes peek_durable(Address from, std::uint64_t length) const;  // what every power cut leaves
   void poke(Address to, ByteView data);                          // damage; durable at once
+  // Holds what `other` holds, durably: blocks, registers, leases. Requires: nothing is under way.
+  void become_copy_of(const SimDisk& other);
   std::optional<disk::Register> peek_register(std::string_view name) const;
   bool is_admitted(LeaseNumber lease) const { return admitted_.contains(lease); }
   bool is_fenced(LeaseNumber lease) const { return fenced_.contains(lease); }
   std::vector<Segment> segments() const;
+  std::vector<std::uint64_t> blocks(Segment segment) const;  // that were ever written, ascending
   std::uint64_t used_bytes() const;
 
   // Counters.
