@@ -94,7 +94,10 @@ void ClerkCore::set_held(Entry& entry, Mode mode) {
 }
 
 bool ClerkCore::can_pin(const Entry& entry, Mode mode) const {
-  if (!lock::covers(entry.held, mode) || entry.exclusive_pin) return false;
+  if (!lock::covers(entry.held, mode)) return false;
+  const bool side_by_side =
+      mode == Mode::exclusive && lock::shared_within_client(entry.name.lock_class);
+  if (entry.exclusive_pins > 0 && !side_by_side) return false;
   if (mode == Mode::exclusive && entry.shared_pins > 0) return false;
   const bool going =
       entry.stage == Entry::Stage::draining || entry.stage == Entry::Stage::giving_up;
@@ -103,7 +106,7 @@ bool ClerkCore::can_pin(const Entry& entry, Mode mode) const {
 
 void ClerkCore::pin(TimePoint now, Entry& entry, Mode mode) {
   if (mode == Mode::exclusive) {
-    entry.exclusive_pin = true;
+    ++entry.exclusive_pins;
   } else {
     ++entry.shared_pins;
   }
@@ -269,8 +272,8 @@ void ClerkCore::unpin(TimePoint now, LockName name, Mode mode, Effects& out) {
   Entry* entry = find(name);
   CHECK(entry != nullptr);
   if (mode == Mode::exclusive) {
-    CHECK(entry->exclusive_pin);
-    entry->exclusive_pin = false;
+    CHECK(entry->exclusive_pins > 0);
+    --entry->exclusive_pins;
   } else {
     CHECK(entry->shared_pins > 0);
     --entry->shared_pins;
@@ -426,7 +429,7 @@ void ClerkCore::begin_give_up(Entry& entry, Mode keep, Effects& out) {
 }
 
 void ClerkCore::give_up_if_drained(Entry& entry, Effects& out) {
-  if (entry.stage != Entry::Stage::draining || entry.exclusive_pin) return;
+  if (entry.stage != Entry::Stage::draining || entry.exclusive_pins > 0) return;
   if (entry.keep == Mode::none && entry.shared_pins > 0) return;
   entry.stage = Entry::Stage::giving_up;
   out.push_back(about(Kind::give_up, entry, entry.keep));
@@ -561,7 +564,7 @@ std::uint32_t ClerkCore::shared_pins(LockName name) const {
 
 bool ClerkCore::exclusive_pin(LockName name) const {
   const Entry* entry = find(name);
-  return entry != nullptr && entry->exclusive_pin;
+  return entry != nullptr && entry->exclusive_pins > 0;
 }
 
 void ClerkCore::check_invariants() const {
@@ -574,16 +577,17 @@ void ClerkCore::check_invariants() const {
     exclusive += entry->held == Mode::exclusive;
     asking += entry->asked != Mode::none;
     lingering += entry->linger_due != TimePoint::max();
-    CHECK(!entry->exclusive_pin || entry->shared_pins == 0);
+    CHECK(entry->exclusive_pins == 0 || entry->shared_pins == 0);
+    CHECK(entry->exclusive_pins <= 1 || lock::shared_within_client(name.lock_class));
     if (lost_) continue;
-    CHECK(!entry->exclusive_pin || entry->held == Mode::exclusive);
+    CHECK(entry->exclusive_pins == 0 || entry->held == Mode::exclusive);
     CHECK(entry->shared_pins == 0 || entry->held != Mode::none);
     CHECK(entry->held == Mode::none || entry->asked == Mode::none);
     CHECK(entry->asked == Mode::none || entry->stage == Entry::Stage::none);
     CHECK((entry->stage == Entry::Stage::lingering) == (entry->linger_due != TimePoint::max()));
     CHECK(entry->stage == Entry::Stage::none || entry->held > entry->keep);
     if (entry->stage == Entry::Stage::giving_up) {
-      CHECK(!entry->exclusive_pin && (entry->keep != Mode::none || entry->shared_pins == 0));
+      CHECK(entry->exclusive_pins == 0 && (entry->keep != Mode::none || entry->shared_pins == 0));
     }
     CHECK(!entry->idle() || entry->held != Mode::none || entry->asked != Mode::none);
   }

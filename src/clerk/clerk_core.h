@@ -135,10 +135,10 @@ class ClerkCore {
     Stage stage = Stage::none;
     Mode keep = Mode::none;                  // what the revoke under way leaves
     Mode remembered_keep = Mode::exclusive;  // below exclusive: a revoke that runs later
-    bool exclusive_pin = false;
-    bool touched = false;  // pinned since it was last looked at for giving back
+    bool touched = false;                    // pinned since it was last looked at for giving back
     std::uint32_t shared_pins = 0;
-    Sequence sequence{};  // of the grant that is held, or of the outstanding request
+    std::uint32_t exclusive_pins = 0;  // above 1 only if lock::shared_within_client()
+    Sequence sequence{};               // of the grant that is held, or of the outstanding request
     TimePoint last_used{};
     TimePoint linger_due = TimePoint::max(), linger_until{};
     TimePoint ask_again_at = TimePoint::max();
@@ -148,7 +148,7 @@ class ClerkCore {
     Entry* older = nullptr;
     Entry* newer = nullptr;
 
-    bool idle() const { return shared_pins == 0 && !exclusive_pin && waiters.empty(); }
+    bool idle() const { return shared_pins == 0 && exclusive_pins == 0 && waiters.empty(); }
   };
 
   Entry* find(LockName name) const;

@@ -66,6 +66,23 @@ TEST_F(ClerkCoreTest, ABusyLockLingersUntilItIsIdleButNotForEver) {
   core_.given_up(now_, name, out_);
 }
 
+TEST_F(ClerkCoreTest, LocalOperationsShareAPieceAndARevokeWaitsForAllOfThem) {
+  const LockName piece{lock::LockClass::piece, 3};
+  hold(piece, Mode::exclusive);
+  EXPECT_TRUE(core_.try_pin(now_, piece, Mode::exclusive));
+  EXPECT_TRUE(core_.try_pin(now_, piece, Mode::exclusive));
+  core_.revoke(now_, {piece, Sequence{1}, Mode::none, false, 0}, out_);
+  now_ += 5ms;
+  core_.tick(now_, out_);
+  EXPECT_TRUE(has(Effect::Kind::revoke_begins));
+  EXPECT_FALSE(core_.try_pin(now_, piece, Mode::exclusive));
+  core_.unpin(now_, piece, Mode::exclusive, out_);
+  EXPECT_FALSE(has(Effect::Kind::give_up));
+  core_.unpin(now_, piece, Mode::exclusive, out_);
+  EXPECT_TRUE(has(Effect::Kind::give_up));
+  core_.given_up(now_, piece, out_);
+}
+
 TEST_F(ClerkCoreTest, WhoCannotWaitForARevokeIsRefusedWhenOneBegins) {
   hold(name, Mode::shared);
   EXPECT_TRUE(core_.try_pin(now_, name, Mode::shared));

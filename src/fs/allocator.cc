@@ -13,6 +13,8 @@ namespace plumeria::fs {
 namespace {
 
 constexpr std::uint64_t prefetch_batch = 256;
+// Operations that may be between pin() and the transaction that takes directory blocks.
+constexpr std::uint32_t operations_side_by_side = 32;
 
 }  // namespace
 
@@ -23,7 +25,7 @@ bool Allocator::has_room(const PinnedPiece& piece, Needs needs) {
     return wanted == 0 || view.used(unit) + busy + wanted + 1 <= format::units_per_piece(unit);
   };
   return room(Unit::inode, needs.inodes, 0) &&
-         room(Unit::directory_block, needs.directory_blocks, 0) &&
+         room(Unit::directory_block, needs.directory_blocks * operations_side_by_side, 0) &&
          room(Unit::small_block, needs.small_blocks,
               reserved_small_.size() + freed_small_.size()) &&
          view.next_segment() + 1 < format::segments_per_piece;

@@ -58,6 +58,10 @@ inline std::string to_string(LockName name) {
   return absl::StrCat(class_name(name.lock_class), ":", name.number);
 }
 
+// Whether operations of one client may hold a lock of this class exclusively side by side, because
+// it is exclusive against other clients only: changes under it are transactions that do not wait.
+constexpr bool shared_within_client(LockClass lock_class) { return lock_class == LockClass::piece; }
+
 enum class Mode : std::uint8_t { none = 0, shared = 1, exclusive = 2 };
 
 // Two holders conflict unless both are shared or one holds nothing.
