@@ -356,6 +356,16 @@ TEST_P(DiskContract, UsageTellsOfRoom) {
   EXPECT_LE(usage->available, usage->total);
 }
 
+TEST_P(DiskContract, ASegmentIsAsLongAsUsageSays) {
+  const Result<Usage> usage = wait(disk().usage());
+  ASSERT_TRUE(usage);
+  EXPECT_GT(usage->segment_max, std::uint64_t{1} << 40);
+  const Address last{Segment{300}, usage->segment_max - 1};
+  EXPECT_TRUE(
+      wait(disk().write(last, SharedBytes(Bytes(1, std::byte{7})), me, Durability::retain)));
+  EXPECT_EQ(*wait(disk().read(last, 1)), Bytes(1, std::byte{7}));
+}
+
 TEST_P(DiskContract, ARegisterIsUpdatedOnlyByWhoHasReadIt) {
   EXPECT_EQ(wait(disk().read_register("view"))->version, 0u);
   const auto first = wait(disk().write_register("view", 0, pattern(10, 1), me));

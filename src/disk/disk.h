@@ -67,9 +67,12 @@ enum class Durability : std::uint8_t {
   logged,  // a metadata block in place whose log record is durable and not trimmed
 };
 
+constexpr std::uint64_t segment_limit = (std::uint64_t{1} << 63) - 1;  // of every disk, in bytes
+
 struct Usage {
-  std::uint64_t total = 0;      // bytes that the store could hold in all
-  std::uint64_t available = 0;  // bytes that can still be written
+  std::uint64_t total = 0;                    // bytes that the store could hold in all
+  std::uint64_t available = 0;                // bytes that can still be written
+  std::uint64_t segment_max = segment_limit;  // bytes that the longest segment can have
 };
 
 struct Extent {

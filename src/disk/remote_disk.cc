@@ -562,7 +562,9 @@ Task<Result<Usage>> RemoteDisk::usage() {
   request.operation = Operation::usage;
   const Answer answer = co_await state_->call(std::move(request));
   if (answer.reply.error) co_return error_of<Usage>(answer);
-  const Usage usage{answer.reply.first, answer.reply.second};
+  const auto segment_max = wire::decode_segment_max(answer.payload);
+  if (!segment_max) co_return fail(Errc::corrupt, absl::StrCat("answer of ", state_->address));
+  const Usage usage{answer.reply.first, answer.reply.second, *segment_max};
   co_return usage;
 }
 

@@ -184,6 +184,17 @@ std::optional<NoSession> decode_no_session(ByteView message) {
   return no_session;
 }
 
+Bytes encode_segment_max(std::uint64_t bytes) {
+  Writer writer(8);
+  writer.put(bytes);
+  return writer.take();
+}
+
+std::optional<std::uint64_t> decode_segment_max(ByteView payload) {
+  if (payload.size() != 8) return std::nullopt;
+  return Reader(payload).get<std::uint64_t>();
+}
+
 Bytes encode_segments(const std::vector<Segment>& segments) {
   Writer writer(8 * segments.size());
   for (const Segment segment : segments) writer.put(segment);

@@ -79,7 +79,8 @@ struct Reply {
   SessionId session;
   std::uint64_t number = 0;
   std::optional<Error> error;
-  // usage: total, available; next_extent: offset, length (0: none); registers: version, 0.
+  // usage: total, available, and the length of the longest segment in 8 bytes of payload;
+  // next_extent: offset, length (0: none); registers: version, 0.
   std::uint64_t first = 0, second = 0;
 };
 struct NoSession {
@@ -99,6 +100,9 @@ std::optional<Opened> decode_opened(ByteView message);
 std::optional<Request> decode_request(ByteView message, ByteView* payload);
 std::optional<Reply> decode_reply(ByteView message, ByteView* payload);
 std::optional<NoSession> decode_no_session(ByteView message);
+
+Bytes encode_segment_max(std::uint64_t bytes);
+std::optional<std::uint64_t> decode_segment_max(ByteView payload);
 
 Bytes encode_segments(const std::vector<Segment>& segments);
 std::optional<std::vector<Segment>> decode_segments(ByteView bytes);

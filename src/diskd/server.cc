@@ -287,6 +287,7 @@ Task<Answer> DiskServer::State::perform(Request request, SharedBytes payload) {
       co_return answer_with(std::move(usage), [](Answer& answer, disk::Usage found) {
         answer.reply.first = found.total;
         answer.reply.second = found.available;
+        answer.payload = SharedBytes(disk::wire::encode_segment_max(found.segment_max));
       });
     }
     case Operation::read_register: {

@@ -187,6 +187,7 @@ class FileSystem : public Operations {
   std::map<InodeNumber, std::uint64_t>
       file_lock_counts_;     // inodes on which this mount holds flock or fcntl locks
   std::uint64_t space_ = 0;  // bytes that may still be written before the disk is asked again
+  std::uint64_t segment_max_ = disk::segment_limit;
   TimePoint space_asked_{};
   Event clean_;  // dirty data were written back
   Event wake_;   // work for the background task

@@ -238,7 +238,8 @@ Task<Result<WriteReply>> FileSystem::write_as(WriteKind kind, InodeNumber inode,
     data = data.slice(0, std::max(end, offset) - offset);
     if (data.empty()) co_return reply;
   }
-  if (reply.offset > file_size_max || data.size() > file_size_max - reply.offset) {
+  const std::uint64_t longest = std::min(file_size_max, segment_max_);
+  if (reply.offset > longest || data.size() > longest - reply.offset) {
     co_return fail(Errc::file_too_big);
   }
   reply.written = data.size();
@@ -295,6 +296,7 @@ Task<Status> FileSystem::take_space(std::uint64_t bytes) {
     if (!usage) co_return fail(std::move(usage).error());
     const std::uint64_t promised = core_.dirty_bytes + reserve;
     space_ = usage->available > promised ? usage->available - promised : 0;
+    segment_max_ = usage->segment_max;
   }
   if (bytes > space_) co_return fail(Errc::no_space);
   space_ -= bytes;

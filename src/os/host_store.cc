@@ -33,7 +33,6 @@ using disk::Segment;
 namespace {
 
 constexpr std::uint64_t no_end = std::numeric_limits<std::uint64_t>::max();
-constexpr std::uint64_t file_offset_max = std::numeric_limits<std::int64_t>::max();
 // Beyond this many files one syncfs() is cheaper than so many fdatasync()s.
 constexpr std::size_t files_synced_singly = 32;
 // Freeing more than this at once goes to the pool.
@@ -78,6 +77,20 @@ Status punch(const SegmentFile& file, std::uint64_t from, std::uint64_t end) {
   return {};
 }
 
+// How long a file of the host's file system can be: ext4 ends at 16 TiB. Seeking beyond fails
+// (EINVAL) and changes nothing.
+std::uint64_t longest_file(const std::string& folder) {
+  const FileDescriptor file(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (file.get() < 0) return disk::segment_limit;
+  std::uint64_t possible = 0, impossible = disk::segment_limit + 1;
+  while (possible + 1 < impossible) {
+    const std::uint64_t length = possible + (impossible - possible) / 2;
+    const bool fits = ::lseek(file.get(), static_cast<off_t>(length), SEEK_SET) >= 0;
+    (fits ? possible : impossible) = length;
+  }
+  return possible;
+}
+
 Result<std::vector<Segment>> scan_segments(const std::string& store) {
   std::vector<Segment> segments;
   for (int folder = 0; folder < segment_folders; ++folder) {
@@ -107,7 +120,9 @@ struct HostStore::State {
         path(std::move(store_path)),
         options(o),
         directory(std::move(d)),
-        files(path, o.read_only, choose_open_files_max(o.open_files_max)) {}
+        files(path, o.read_only, choose_open_files_max(o.open_files_max)) {
+    if (!options.read_only) segment_max = longest_file(path);
+  }
 
   // Asked before every change.
   Status may_change(LeaseNumber lease) {
@@ -172,6 +187,7 @@ struct HostStore::State {
   std::map<Segment, SegmentFilePointer> dirty_files;  // written since the last flush began
   bool too_many_dirty = false;                        // then of all files
   std::set<int> dirty_folders;
+  std::uint64_t segment_max = disk::segment_limit;
   std::uint64_t flushes_begun = 0, flushes_ended = 0;
   bool flushing = false;
   Event flush_ended{executor};
@@ -245,7 +261,7 @@ Task<Status> HostStore::write(Address to, SharedBytes data, LeaseNumber lease, d
   State& state = *state_;
   CO_TRY_STATUS(state.may_change(lease));
   const std::uint64_t end = end_of(to, data.size());
-  if (end > file_offset_max) {
+  if (end > state.segment_max) {
     co_return fail(Errc::file_too_big, absl::StrCat("segment ", disk::to_string(to)));
   }
   bool made = false;
@@ -293,7 +309,7 @@ Task<Status> HostStore::preallocate(Address from, std::uint64_t length, LeaseNum
   CO_TRY_STATUS(state.may_change(lease));
   const std::uint64_t end = end_of(from, length);
   if (length == 0) co_return Status();
-  if (end > file_offset_max) {
+  if (end > state.segment_max) {
     co_return fail(Errc::file_too_big, absl::StrCat("segment ", disk::to_string(from)));
   }
   bool made = false;
@@ -408,6 +424,7 @@ Task<Result<disk::Usage>> HostStore::usage() {
   disk::Usage usage;
   usage.total = static_cast<std::uint64_t>(status.f_blocks) * status.f_frsize;
   usage.available = static_cast<std::uint64_t>(status.f_bavail) * status.f_frsize;
+  usage.segment_max = state_->segment_max;
   co_return usage;
 }
 
