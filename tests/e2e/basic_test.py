@@ -65,13 +65,13 @@ class TwoMounts(harness.Case):
         self.assertEqual((self.b / "f").read_bytes()[9000:], wanted)
 
     def test_a_write_beyond_what_the_host_can_hold_is_refused_at_once(self):
-        with open(f"{self.a}/sparse", "wb", buffering=0) as file:
+        with open(self.a / "sparse", "wb", buffering=0) as file:
             os.pwrite(file.fileno(), b"x", 1 << 40)
             with self.assertRaises(OSError) as caught:
                 os.pwrite(file.fileno(), b"x", (1 << 63) - 2)
             self.assertEqual(caught.exception.errno, errno.EFBIG)
             os.fsync(file.fileno())
-        self.assertEqual(os.stat(f"{self.b}/sparse").st_size, (1 << 40) + 1)
+        self.assertEqual(os.stat(self.b / "sparse").st_size, (1 << 40) + 1)
 
     def test_directories_links_and_renames(self):
         os.mkdir(self.a / "d")
