@@ -6,6 +6,9 @@ packages_build="g++ cmake ninja-build pkg-config git ca-certificates libabsl-dev
 packages_test="clang-format-14 e2fsprogs libsqlite3-dev make perl-modules-5.36 procps psmisc
   python3 sqlite3 strace tar util-linux xz-utils"
 
+# Where there is a ccache, it knows a file again in another clone.
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
+
 as_root() {
   if [ "$(id -u)" = 0 ]; then
     "$@"
