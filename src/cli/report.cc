@@ -98,10 +98,10 @@ void store_text(std::string& text, const json& store) {
        absl::StrCat(store["path"].get<std::string>(), " \"", store["label"].get<std::string>(),
                     "\", log ", size(store["log_size"]), " a mount, lease ",
                     seconds(store["lease_ms"])));
-  for (const json& refused : store["refused"]) {
+  for (const json& late : store["late_changes"]) {
     line(text, "fence",
-         absl::StrCat(number(refused["changes"]), " changes of lease ", number(refused["lease"]),
-                      " refused"));
+         absl::StrCat("lease ", number(late["lease"]), " is over: tried ", number(late["tried"]),
+                      " changes since, ", number(late["refused"]), " refused"));
   }
 }
 
@@ -181,9 +181,9 @@ json report(const disk::RemoteDisk::Counters& counters) {
 }
 
 json report(const os::HostStore& store, const format::Superblock& superblock) {
-  json refused = json::array();
-  for (const auto& [lease, changes] : store.refused()) {
-    refused.push_back({{"lease", raw(lease)}, {"changes", changes}});
+  json late = json::array();
+  for (const auto& [lease, changes] : store.late_changes()) {
+    late.push_back({{"lease", raw(lease)}, {"tried", changes.tried}, {"refused", changes.refused}});
   }
   return {{"path", store.path()},
           {"label", superblock.label},
@@ -191,7 +191,7 @@ json report(const os::HostStore& store, const format::Superblock& superblock) {
           {"lease_ms", superblock.lease_milliseconds},
           {"incarnation", store.incarnation()},
           {"was_clean", store.was_clean()},
-          {"refused", refused}};
+          {"late_changes", late}};
 }
 
 std::string to_text(const json& report) {

@@ -59,9 +59,12 @@ bool Admission::fence(lock::LeaseNumber lease) {
 }
 
 Status Admission::check(lock::LeaseNumber lease) {
-  if (admitted_.contains(lease) || planted(Fault::no_fence)) return {};
-  ++refused_[lease];
-  if (refused_.size() > refused_max) refused_.erase(refused_.begin());
+  if (admitted_.contains(lease)) return {};
+  LateChanges& late = late_[lease];
+  ++late.tried;
+  if (planted(Fault::no_fence)) return {};
+  ++late.refused;
+  if (late_.size() > late_max) late_.erase(late_.begin());
   return fail(Errc::fenced, absl::StrCat("lease ", raw(lease)));
 }
 

@@ -17,10 +17,15 @@
 
 namespace plumeria::disk {
 
+// What leases that are not admitted have sent. More tried than refused would be a hole in the fence.
+struct LateChanges {
+  std::uint64_t tried = 0, refused = 0;
+};
+
 class Admission {
  public:
   static constexpr std::size_t runs_max = 1024;
-  static constexpr std::size_t refused_max = 256;
+  static constexpr std::size_t late_max = 256;
 
   // Errc::fenced if it was fenced before, or is nobody. Admitting twice is no error.
   Status admit(lock::LeaseNumber lease);
@@ -29,10 +34,10 @@ class Admission {
   bool is_admitted(lock::LeaseNumber lease) const { return admitted_.contains(lease); }
   bool is_fenced(lock::LeaseNumber lease) const;
 
-  // For every change: Errc::fenced unless `lease` is admitted; counts refusals.
+  // For every change: Errc::fenced unless `lease` is admitted.
   Status check(lock::LeaseNumber lease);
-  // By lease; the lowest leases are forgotten beyond refused_max.
-  const std::map<lock::LeaseNumber, std::uint64_t>& refused() const { return refused_; }
+  // By lease; the lowest leases are forgotten beyond late_max.
+  const std::map<lock::LeaseNumber, LateChanges>& late() const { return late_; }
 
   Bytes encode() const;
   // Errc::corrupt if `bytes` are not what encode() makes.
@@ -41,7 +46,7 @@ class Admission {
  private:
   std::set<lock::LeaseNumber> admitted_;
   std::map<std::uint64_t, std::uint64_t> fenced_;  // first → last of each run; never adjacent
-  std::map<lock::LeaseNumber, std::uint64_t> refused_;
+  std::map<lock::LeaseNumber, LateChanges> late_;
 };
 
 }  // namespace plumeria::disk

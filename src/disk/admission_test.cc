@@ -32,9 +32,10 @@ TEST(AdmissionTest, AFencedLeaseIsNeverAdmittedAgain) {
 TEST(AdmissionTest, CountsWhatItRefused) {
   Admission admission;
   for (int i = 0; i < 3; ++i) EXPECT_FALSE(admission.check(LeaseNumber{9}));
-  EXPECT_EQ(admission.refused().at(LeaseNumber{9}), 3u);
+  EXPECT_EQ(admission.late().at(LeaseNumber{9}).tried, 3u);
+  EXPECT_EQ(admission.late().at(LeaseNumber{9}).refused, 3u);
   for (std::uint64_t i = 10; i < 1000; ++i) EXPECT_FALSE(admission.check(LeaseNumber{i}));
-  EXPECT_LE(admission.refused().size(), Admission::refused_max);
+  EXPECT_LE(admission.late().size(), Admission::late_max);
 }
 
 TEST(AdmissionTest, SurvivesEncodingWithAllOrdersOfFencing) {

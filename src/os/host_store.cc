@@ -222,8 +222,8 @@ bool HostStore::was_clean() const { return state_->directory.was_clean(); }
 std::uint64_t HostStore::incarnation() const { return state_->directory.incarnation(); }
 std::uint64_t HostStore::identity() const { return state_->directory.identity(); }
 const std::string& HostStore::path() const { return state_->path; }
-std::map<LeaseNumber, std::uint64_t> HostStore::refused() const {
-  return state_->directory.admission.refused();
+std::map<LeaseNumber, disk::LateChanges> HostStore::late_changes() const {
+  return state_->directory.admission.late();
 }
 
 Task<Status> HostStore::close() {

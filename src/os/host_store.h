@@ -20,6 +20,7 @@
 #include <memory>
 #include <string>
 
+#include "disk/admission.h"
 #include "disk/disk.h"
 #include "os/real_world.h"
 
@@ -55,8 +56,8 @@ class HostStore final : public disk::VirtualDisk {
   // nothing may be under way.
   Task<Status> close();
 
-  // Changes that were refused because their sender was not admitted, by lease.
-  std::map<disk::LeaseNumber, std::uint64_t> refused() const;
+  // Changes of leases that are not admitted, tried and refused.
+  std::map<disk::LeaseNumber, disk::LateChanges> late_changes() const;
 
   Task<Result<Bytes>> read(disk::Address from, std::uint64_t length) override;
   Task<Status> write(disk::Address to, SharedBytes data, disk::LeaseNumber lease,

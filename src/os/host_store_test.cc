@@ -277,7 +277,7 @@ TEST_F(HostStoreTest, RefusedChangesAreCounted) {
   auto store = create_with_me();
   const LeaseNumber late{5};
   for (int i = 0; i < 3; ++i) EXPECT_FALSE(write(*store, {Segment{2}, 0}, Bytes(1), late));
-  EXPECT_EQ(store->refused().at(late), 3u);
+  EXPECT_EQ(store->late_changes().at(late).refused, 3u);
 }
 
 TEST_F(HostStoreTest, DiscardingAWholeSegmentRemovesItsFile) {
