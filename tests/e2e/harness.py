@@ -3,14 +3,17 @@
 A test derives from Case and uses self.world. Whatever happens, at its end every process that it
 started is gone, every mount is unmounted (a hung one by aborting its FUSE connection) and its
 folder is removed. A watchdog does the same when a test takes too long, so that a hang in the kernel
-is a failure and not the end of the machine.
+is a failure and not the end of the machine. If the test program itself is killed, a second process
+that waits for its end (the janitor) does it.
 
 Environment: PLUMERIA (the program; else the release build's), PLUMERIA_LONG=1 (longer loads),
 PLUMERIA_KEEP=1 (keep folders of failed tests).
 """
+import ctypes
 import json
 import os
 import pathlib
+import select
 import shutil
 import signal
 import socket
@@ -25,6 +28,9 @@ TREE = pathlib.Path(__file__).resolve().parents[2]
 PLUMERIA = os.environ.get("PLUMERIA", str(TREE / "build/release/plumeria"))
 LONG = os.environ.get("PLUMERIA_LONG") == "1"
 FUSE_CONNECTIONS = pathlib.Path("/sys/fs/fuse/connections")
+PR_SET_PDEATHSIG = 1
+# All folders of this program lie below it, and each command that it starts has it in PLUMERIA_RUN.
+base_folder = None
 
 
 class Hung(Exception):
@@ -61,16 +67,21 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def mount_table():
-    """{mount point: minor device number} of all Plumeria mounts."""
-    mounts = {}
+def mounts_below(folder):
+    """[(mount point, kind of file system, minor device number)], in the order of mounting."""
+    mounts = []
     with open("/proc/self/mountinfo", encoding="utf-8") as table:
         for line in table:
             fields = line.split()
-            kind = fields[fields.index("-") + 1]
-            if kind == "fuse.plumeria":
-                mounts[fields[4]] = int(fields[2].split(":")[1])
+            if fields[4].startswith(f"{str(folder).rstrip('/')}/"):
+                kind = fields[fields.index("-") + 1]
+                mounts.append((fields[4], kind, int(fields[2].split(":")[1])))
     return mounts
+
+
+def mount_table():
+    """{mount point: minor device number} of all Plumeria mounts."""
+    return {point: minor for point, kind, minor in mounts_below("/") if kind == "fuse.plumeria"}
 
 
 def abort_connection(minor):
@@ -81,6 +92,71 @@ def abort_connection(minor):
         (FUSE_CONNECTIONS / str(minor) / "abort").write_text("1")
     except OSError:
         pass
+
+
+def unmount_below(folder):
+    """Takes everything that is mounted below a folder out of the tree; nothing of it can hang."""
+    for point, kind, minor in reversed(mounts_below(folder)):
+        if kind == "fuse.plumeria":
+            abort_connection(minor)
+        subprocess.run(["umount", "-l", point], check=False, capture_output=True)
+
+
+def processes_of(folder):
+    """Those that were started with PLUMERIA_RUN at or below this folder."""
+    mark = f"PLUMERIA_RUN={folder}".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                variables = file.read().split(b"\0")
+        except OSError:
+            continue
+        if any(v == mark or v.startswith(mark + b"/") for v in variables):
+            found.append(int(name))
+    return found
+
+
+def clean_up_after_death(folder):
+    """Ends everything that a killed test program has left."""
+    for _ in range(100):
+        processes = processes_of(folder)
+        for pid in processes:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        unmount_below(folder)
+        if not processes:
+            break
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def be_janitor(folder, test):
+    """Waits for the end of the test program (which ends us if it comes to its own end)."""
+    descriptor = os.pidfd_open(test)
+    print("ready", flush=True)
+    select.select([descriptor], [], [])
+    clean_up_after_death(folder)
+
+
+def start_janitor():
+    """Returns its process, when it watches."""
+    global base_folder
+    base_folder = tempfile.mkdtemp(prefix="plumeria-e2e-")
+    janitor = subprocess.Popen(
+        [sys.executable, __file__, "--janitor", base_folder, str(os.getpid())],
+        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL)
+    janitor.stdout.readline()
+    # Processes that are forked (and not marked by their environment) die with the one that did it.
+    libc = ctypes.CDLL(None)
+    os.register_at_fork(
+        after_in_child=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    return janitor
 
 
 class Process:
@@ -188,7 +264,7 @@ class Mount(Process):
 
 class World:
     def __init__(self, seconds):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="plumeria-e2e-"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="test-", dir=base_folder))
         os.environ["PLUMERIA_RUN"] = str(self.folder / "run")
         self.processes = []
         self.cleanups = []
@@ -231,8 +307,20 @@ class World:
             if process.alive():
                 process.popen.send_signal(signal.SIGCONT)
                 process.popen.kill()
-        for point in reversed([p for p in mount_table() if p.startswith(f"{self.folder}/")]):
-            subprocess.run(["umount", "-l", point], check=False, capture_output=True)
+        for point, kind, _ in reversed(mounts_below(self.folder)):
+            if kind == "fuse.plumeria":
+                subprocess.run(["umount", "-l", point], check=False, capture_output=True)
+
+    def end_round(self):
+        """Everything of this world goes, and it can be used again."""
+        self.end_processes()
+        for process in self.processes:
+            process.popen.wait(20)
+        self.processes.clear()
+        unmount_below(self.folder)
+        for entry in self.folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
 
     def close(self, keep):
         self.watchdog.cancel()
@@ -244,6 +332,7 @@ class World:
                 print(f"{process.popen.args} cannot be killed", file=sys.stderr)
         for cleanup in reversed(self.cleanups):
             cleanup()
+        unmount_below(self.folder)
         if keep:
             print(f"kept: {self.folder}", file=sys.stderr)
         else:
@@ -277,6 +366,22 @@ def main():
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         print("these tests mount file systems: they need root and /dev/fuse", file=sys.stderr)
         sys.exit(1)
-    # Whoever ends the test early (a time limit) gets the same clean-up.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    unittest.main(verbosity=2)
+
+    # Whoever ends the test early gets the same clean-up, and no further test begins.
+    def end_early(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end_early)
+    janitor = start_janitor()
+    try:
+        unittest.main(verbosity=2)
+    finally:
+        janitor.kill()
+        try:
+            os.rmdir(base_folder)  # What is kept for people stays.
+        except OSError:
+            pass
+
+
+if __name__ == "__main__" and sys.argv[1:2] == ["--janitor"]:
+    be_janitor(sys.argv[2], int(sys.argv[3]))
