@@ -17,7 +17,8 @@
 
 namespace plumeria::disk {
 
-// What leases that are not admitted have sent. More tried than refused would be a hole in the fence.
+// What leases that are not admitted have sent. More tried than refused would be a hole in the
+// fence.
 struct LateChanges {
   std::uint64_t tried = 0, refused = 0;
 };
