@@ -375,6 +375,9 @@ def main():
     janitor = start_janitor()
     try:
         unittest.main(verbosity=2)
+    except KeyboardInterrupt:
+        print("ended early; what is left goes now", file=sys.stderr, flush=True)
+        os._exit(1)  # Whatever else would be waited for may hang. The janitor does the rest.
     finally:
         janitor.kill()
         try:
