@@ -16,7 +16,7 @@ enum class Fault {
   gainer_grants_early,    // a restarted lock server grants before every live lease has reported
   in_transition_ignored,  // the lock server grants while a revoke is on its way
   kernel_invalidation_left_out,  // a lock is given up without invalidating the kernel's cache
-  stale_end_ignored,             // extending a file does not zero what a truncate left
+  stale_end_ignored,             // a file grows over what lies behind its end
   renewal_counted_from_reply,    // the clerk counts its lease from the reply, not from the request
   // Rules of the kernel's cache (docs/kernel.md), shown by the stress test of two real mounts.
   fuse_pages_under_shared_with_writer,  // pages are read under a shared lock though a writer is

@@ -54,6 +54,7 @@ class Block {
   explicit Block(std::pmr::memory_resource* memory) : bytes_(format::block_size, memory) {}
   ByteView bytes() const { return bytes_; }
   std::uint64_t version() const { return format::version_of(bytes_); }
+  LogPosition last_record() const { return last_; }  // none: not changed since it entered
   bool never_written() const { return format::type_of(bytes_) == format::BlockType::none; }
 
  private:

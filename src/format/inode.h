@@ -7,13 +7,18 @@
 //  56  u32 rdev     60  u32 flags (0)
 //  64  u64 size                bytes
 //  72  i64 atime    80  i64 mtime    88  i64 ctime    96  i64 btime      ns since 1970-01-01 UTC
-// 104  u64 stale_end           bytes of [size, stale_end) may still be on the disk and must be
-// zeroed before they show 112  u64 data_segment        0: none 120  u64 parent              of a
-// directory 128  u64 directory_root      block number; 0: the entries are in the inline area 136
-// u32 directory_levels    0: inline; 1: the root is a leaf 140  u32 inline_length       bytes used
-// of the inline area: data of a small file, or a symlink's target 144  u64 directory_entries
-// without "." and ".." 152  u64 reserved 160  u64 small[16]           small block of each of the
-// first 16 pages; 0: none 288  reserved to 320 320  inline area
+// 104  u64 reserved
+// 112  u64 data_segment        0: none
+// 120  u64 parent              of a directory
+// 128  u64 directory_root      block number; 0: the entries are in the inline area
+// 136  u32 directory_levels    0: inline; 1: the root is a leaf
+// 140  u32 inline_length       bytes used of the inline area: data of a small file, or a symlink's
+//                              target
+// 144  u64 directory_entries   without "." and ".."
+// 152  u64 reserved
+// 160  u64 small[16]           small block of each of the first 16 pages; 0: none
+// 288  reserved to 320
+// 320  inline area
 //
 // A page (4 KiB) of a regular file is in the inline area if inline_length > 0 or nothing else holds
 // data; else in small[page] if that is not 0; else in the data segment at the file's own offset if
@@ -51,7 +56,6 @@ class InodeView {
   std::int64_t mtime() const { return at<std::int64_t>(80); }
   std::int64_t ctime() const { return at<std::int64_t>(88); }
   std::int64_t btime() const { return at<std::int64_t>(96); }
-  std::uint64_t stale_end() const { return at<std::uint64_t>(104); }
   std::uint64_t data_segment() const { return at<std::uint64_t>(112); }
   std::uint64_t parent() const { return at<std::uint64_t>(120); }
   std::uint64_t directory_root() const { return at<std::uint64_t>(128); }
@@ -96,7 +100,6 @@ class InodeEditor {
   void mtime(std::int64_t v) { put(80, v); }
   void ctime(std::int64_t v) { put(88, v); }
   void btime(std::int64_t v) { put(96, v); }
-  void stale_end(std::uint64_t v) { put(104, v); }
   void data_segment(std::uint64_t v) { put(112, v); }
   void parent(std::uint64_t v) { put(120, v); }
   void directory_root(std::uint64_t v) { put(128, v); }

@@ -57,7 +57,6 @@ struct FileState {
   std::uint64_t segment = 0;      // given to the file, not in its inode yet
   bool left_inline = false;       // the inline data are in `dirty` or in the segment now
   bool data_written = false;      // data went to the segment ahead of the record
-  std::uint64_t written_end = 0;  // where the highest of them ended
   TimePoint dirty_since{};
 
   std::uint64_t generation =
@@ -91,6 +90,9 @@ struct Core {
   std::map<InodeNumber, std::unique_ptr<FileState>> files;
   // Inodes made here whose lock was never given up since: nobody else can have them open.
   absl::flat_hash_set<InodeNumber> sole;
+  // Files of which this mount knows, since it has their lock, that the disk holds zeros where they
+  // will grow (docs/format.md, "The tail").
+  absl::flat_hash_set<InodeNumber> clean_tails;
   std::uint64_t dirty_bytes = 0;
   // Files in the order in which they became dirty, for the background writer. An entry counts only
   // while the file's dirty_since is still the entry's.

@@ -185,7 +185,6 @@ void become_clean(Core& core, FileState& file, LogPosition position) {
   file.segment = 0;
   file.left_inline = false;
   file.data_written = false;
-  file.written_end = 0;
   file.last = position;
 }
 
@@ -344,7 +343,6 @@ Task<Status> write_early(Core& core, FileState& file, BlockRef block) {
   std::vector<Task<Status>> writes;
   for (const auto& [start, data] : joined_runs(file.dirty)) {
     write_mapped(core, map, start, data, writes);
-    file.written_end = std::max(file.written_end, start + data.size());
   }
   file.data_written = true;
   CO_TRY_STATUS(co_await run_all(core, std::move(writes)));
@@ -353,16 +351,14 @@ Task<Status> write_early(Core& core, FileState& file, BlockRef block) {
   co_return Status();
 }
 
-// What shrinking to `size` sets free, and how far behind it old bytes may remain.
+// What shrinking to `size` sets free.
 struct Shrink {
   std::vector<std::size_t> pages;
   std::vector<std::uint64_t> numbers;
   std::vector<std::uint64_t> pieces;
-  std::uint64_t stale_end = 0;
 };
 
-Shrink plan_shrink(const InodeView& view, const FileState& file, const Map& map,
-                   std::uint64_t size) {
+Shrink plan_shrink(const InodeView& view, std::uint64_t size) {
   Shrink shrink;
   for (std::size_t page = (size + block_size - 1) / block_size; page < small_count; ++page) {
     const std::uint64_t number = view.small(page);
@@ -371,14 +367,6 @@ Shrink plan_shrink(const InodeView& view, const FileState& file, const Map& map,
     shrink.numbers.push_back(number);
     shrink.pieces.push_back(format::piece_of(Unit::small_block, number));
   }
-  if (size == 0) return shrink;
-  std::uint64_t stale_end = view.stale_end();
-  if (map.segment() != 0) stale_end = std::max({stale_end, view.size(), file.written_end});
-  if (size % block_size != 0 && map.small(size) != 0) {
-    const std::uint64_t page_end = (size / block_size + 1) * block_size;
-    stale_end = std::max(stale_end, std::min(page_end, view.size()));
-  }
-  shrink.stale_end = stale_end > size ? stale_end : 0;
   return shrink;
 }
 
@@ -407,7 +395,6 @@ Result<LogPosition> log_shrink(Core& core, FileState& file, const BlockRef& bloc
   std::fill(area.begin() + keep, area.end(), std::byte{0});
   editor.inline_length(keep);
   editor.size(std::min(view.size(), size));
-  editor.stale_end(shrink.stale_end);
   return transaction.commit(reservation);
 }
 
@@ -416,8 +403,7 @@ Task<Status> shrink_data(Core& core, FileState& file, BlockRef block, std::uint6
   auto reservation = co_await core.log.reserve(operation_log_bytes, for_revoke);
   if (!reservation) co_return fail(std::move(reservation).error());
   CO_TRY_STATUS(co_await core.orphans->make_room(2));
-  const Map map(block.bytes(), &file);
-  const Shrink shrink = plan_shrink(InodeView(block.bytes()), file, map, size);
+  const Shrink shrink = plan_shrink(InodeView(block.bytes()), size);
   auto pieces = co_await core.allocator->pin_numbers(shrink.pieces);
   if (!pieces) co_return fail(std::move(pieces).error());
   CO_TRY_STATUS(co_await core.orphans->make_room(2));
@@ -429,16 +415,43 @@ Task<Status> shrink_data(Core& core, FileState& file, BlockRef block, std::uint6
   file.dirty.truncate(size);
   core.account(file);
   file.size.reset();
+  // What is cut off stays where it was, unless the file lets go of all that it had.
+  core.clean_tails.erase(file.inode);
   if (size == 0) {
+    core.clean_tails.insert(file.inode);
     file.segment = 0;
     file.left_inline = false;
     file.data_written = false;
-    file.written_end = 0;
     for (std::uint64_t segment : segments) {
       if (segment != 0) core.orphans->look_at(Orphan{OrphanKind::segment, segment});
     }
   }
   if (InodeView(block.bytes()).size() != size) file.size = size;
+  co_return Status();
+}
+
+// Before the file grows: what lies behind its end becomes zeros, durable before the record that
+// shows it (docs/format.md, "The tail").
+Task<Status> clear_tail(Core& core, FileState& file, BlockRef block) {
+  if (core.clean_tails.contains(file.inode) || planted(Fault::stale_end_ignored)) {
+    co_return Status();
+  }
+  const std::uint64_t size = size_of(block.bytes(), &file);
+  const Map map(block.bytes(), &file);
+  const bool in_small_block = size % block_size != 0 && map.small(size) != 0;
+  // The shrinking must not be undone by a crash after its bytes are gone.
+  if ((in_small_block || map.segment() != 0) && block->last_record() > core.log.durable()) {
+    CO_TRY_STATUS(co_await core.log.sync_all());
+  }
+  if (in_small_block) {
+    file.dirty.insert(size, SharedBytes(Bytes(block_size - size % block_size)));
+    core.account(file);
+  }
+  if (map.segment() != 0) {
+    const disk::Address behind{disk::Segment{map.segment()}, size};
+    CO_TRY_STATUS(co_await core.disk.discard(behind, ~std::uint64_t{0} - size, core.lease));
+  }
+  core.clean_tails.insert(file.inode);
   co_return Status();
 }
 
@@ -521,8 +534,8 @@ Task<Status> write_data(Core& core, InodeNumber inode, std::uint64_t offset, Sha
   const BlockRef block = std::move(*loaded);
   FileState& file = core.file(inode);
   const std::uint64_t end = offset + data.size();
-  if (end > size_of(block.bytes(), &file) && InodeView(block.bytes()).stale_end() != 0) {
-    CO_TRY_STATUS(co_await clear_stale(core, inode, false));
+  if (end > size_of(block.bytes(), &file)) {
+    CO_TRY_STATUS(co_await clear_tail(core, file, block));
   }
   touch(core, file, InodeView(block.bytes()).mtime());
   file.dirty.insert(offset, std::move(data));
@@ -540,9 +553,7 @@ Task<Status> truncate_data(Core& core, InodeNumber inode, std::uint64_t size, bo
   if (size < old) {
     CO_TRY_STATUS(co_await shrink_data(core, file, block, size, for_revoke));
   } else if (size > old) {
-    if (InodeView(block.bytes()).stale_end() != 0) {
-      CO_TRY_STATUS(co_await clear_stale(core, inode, for_revoke));
-    }
+    CO_TRY_STATUS(co_await clear_tail(core, file, block));
     file.size = size;
   }
   touch(core, file, InodeView(block.bytes()).mtime());
@@ -565,41 +576,6 @@ Task<Status> commit_data(Core& core, InodeNumber inode, bool for_revoke) {
   }
   if (!position) co_return fail(std::move(position).error());
   become_clean(core, *file, *position);
-  co_return Status();
-}
-
-Task<Status> clear_stale(Core& core, InodeNumber inode, bool for_revoke) {
-  auto loaded = co_await core.load_inode(inode);
-  if (!loaded) co_return fail(std::move(loaded).error());
-  const BlockRef block = std::move(*loaded);
-  FileState& file = core.file(inode);
-  const InodeView view(block.bytes());
-  const std::uint64_t from = size_of(block.bytes(), &file);
-  const std::uint64_t until = view.stale_end();
-  if (until == 0) co_return Status();
-  auto reservation = co_await core.log.reserve(operation_log_bytes, for_revoke);
-  if (!reservation) co_return fail(std::move(reservation).error());
-  if (until > from && !planted(Fault::stale_end_ignored)) {
-    // The shrinking must not be undone by a crash after its bytes are gone.
-    CO_TRY_STATUS(co_await core.log.sync_all());
-    const Map map(block.bytes(), &file);
-    if (from % block_size != 0 && map.small(from) != 0) {
-      std::uint64_t length = block_size - from % block_size;
-      const disk::Address to = map.find(from, length);
-      CO_TRY_STATUS(co_await core.disk.write(to, SharedBytes(Bytes(length)), core.lease,
-                                             disk::Durability::retain));
-    }
-    if (map.segment() != 0) {
-      const disk::Address behind{disk::Segment{map.segment()}, from};
-      CO_TRY_STATUS(co_await core.disk.discard(behind, until - from, core.lease));
-    }
-    CO_TRY_STATUS(co_await core.disk.flush());
-  }
-  Transaction transaction(core.cache);
-  InodeEditor(transaction.edit(block)).stale_end(0);
-  auto position = transaction.commit(*reservation);
-  if (!position) co_return fail(std::move(position).error());
-  file.last = *position;
   co_return Status();
 }
 

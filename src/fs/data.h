@@ -29,7 +29,4 @@ Task<Status> truncate_data(Core& core, InodeNumber inode, std::uint64_t size, bo
 // needs it.
 Task<Status> commit_data(Core& core, InodeNumber inode, bool for_revoke);
 
-// Zeroes what a truncation left behind the end, so that the file can grow over it.
-Task<Status> clear_stale(Core& core, InodeNumber inode, bool for_revoke);
-
 }  // namespace plumeria::fs

@@ -157,6 +157,7 @@ Task<void> FileSystem::commit_or_lose(InodeNumber inode) {
   if (FileState* file = core_.find_file(inode)) {
     file->dirty.clear();
     core_.account(*file);
+    core_.clean_tails.erase(inode);  // Some may have been written.
     file->size.reset();
     file->mtime.reset();
     file->ctime.reset();
@@ -201,6 +202,7 @@ Task<Status> FileSystem::write_back_inode(InodeNumber inode, Mode keep) {
     co_await commit_or_lose(inode);
     clean_.notify_all();
     core_.sole.erase(inode);
+    if (keep == Mode::none) core_.clean_tails.erase(inode);
     // From here on the inode may lose its last link elsewhere: what is open here is protected by
     // the open lock.
     FileState* file = core_.find_file(inode);

@@ -195,6 +195,7 @@ Task<Result<Covered<Attributes>>> FileSystem::make(InodeNumber parent, std::stri
     auto position = transaction.commit(*reservation);
     if (!position) co_return fail(std::move(position).error());
     core_.sole.insert(fresh->number);
+    core_.clean_tails.insert(fresh->number);
     reply.pins.push_back(std::move(*directory_pin));
     reply.pins.push_back(std::move(fresh->pin));
     co_return reply;

@@ -295,6 +295,7 @@ void after_free(Core& core, InodeNumber inode, const FreedInode& freed, LogPosit
     core.orphans->look_at(Orphan{OrphanKind::segment, segment});
   }
   core.sole.erase(inode);
+  core.clean_tails.erase(inode);
   if (FileState* file = core.find_file(inode)) {
     file->dirty.clear();
     core.account(*file);
