@@ -849,7 +849,10 @@ Task<Status> Kernel::store(Descriptor descriptor, std::uint64_t offset, Bytes da
     if (offset >= inode.size) co_return fail(Errc::range);
     const auto page = inode.pages.find(offset / page_size);
     if (page != inode.pages.end()) {
-      copy_into_pages(inode, offset, data);
+      // Bytes behind the end are no part of the file. Whether they show when it grows POSIX leaves
+      // open (mmap); here they never do.
+      const std::uint64_t within = std::min<std::uint64_t>(data.size(), inode.size - offset);
+      copy_into_pages(inode, offset, ByteView(data).first(within));
       page->second.dirty = true;
       const Duration delay = random_.between(Duration{0}, options_.write_back_max);
       tasks_.spawn(write_back_later(file->inode, delay));
