@@ -275,6 +275,7 @@ bool Cluster::all_up() const {
   if (!server_is_up() || server_.node->paused()) return false;
   for (std::size_t i = 0; i < mounts_.size(); ++i) {
     if (!is_up(i) || mounts_[i].node->paused()) return false;
+    if (mounts_[i].process->mount->status().rejoining) return false;
   }
   return true;
 }

@@ -61,7 +61,7 @@ class Cluster {
   void start();
   // Starts what is down, or could not start; returns at once.
   void restart_what_is_down();
-  // Whether everything is up, and nothing paused.
+  // Whether everything is up, and nothing paused or joining again.
   bool all_up() const;
   void wait_until_all_up(Duration limit);
 

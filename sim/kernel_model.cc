@@ -489,17 +489,30 @@ Task<void> Kernel::drop_pages(InodeNumber number) {
   ++inode.pages_dropped;
 }
 
-Task<void> Kernel::drop_everything(TimePoint) {
+// Of one inode whose lock does not go.
+Task<void> Kernel::forget_pages(InodeNumber number, std::shared_ptr<std::uint64_t> left) {
+  hold(number);
+  co_await drop_pages(number);
+  inode_at(number).attributes.reset();
+  inode_at(number).size_valid = false;
+  release(number);
+  --*left;
+}
+
+Task<bool> Kernel::drop_everything(TimePoint deadline) {
+  const auto left = std::make_shared<std::uint64_t>(0);
   for (auto& [number, inode] : inodes_) {
     inode->entries.clear();
     inode->listing.reset();
     ++inode->names_dropped;
     inode->attributes.reset();
     inode->size_valid = false;
-    std::erase_if(inode->pages, [](const auto& page) { return !page.second.dirty; });
-    ++inode->pages_dropped;
+    if (inode->holds > 0) continue;  // Its own revoke does it.
+    ++*left;
+    tasks_.spawn(forget_pages(number, left));
   }
-  co_return;
+  while (*left > 0 && world_.clock.now() < deadline) co_await sleep_for(world_, 1ms);
+  co_return *left == 0;
 }
 
 // --- Files ---------------------------------------------------------------------------------------

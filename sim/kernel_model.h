@@ -119,7 +119,7 @@ class Kernel final : public mount::KernelCache {
   void hold(InodeNumber inode) override;
   Task<void> drop(InodeNumber inode, mount::What what) override;
   void release(InodeNumber inode) override;
-  Task<void> drop_everything(TimePoint deadline) override;
+  Task<bool> drop_everything(TimePoint deadline) override;
 
  private:
   static constexpr std::uint64_t page_size = 4096;
@@ -213,6 +213,7 @@ class Kernel final : public mount::KernelCache {
   void turn_over(const std::shared_ptr<Kept>& kept);
   Task<void> answer_kept(InodeNumber inode, RequestKind kind);
   Task<void> drop_pages(InodeNumber inode);
+  Task<void> forget_pages(InodeNumber inode, std::shared_ptr<std::uint64_t> left);
 
   Result<File> file_of(Descriptor descriptor) const;
   fs::Caller caller() const { return fs::Caller{1000, 1000, 022}; }

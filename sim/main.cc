@@ -68,11 +68,13 @@ std::string hint_for(const RunOptions& options, const Arguments& arguments) {
   return hint;
 }
 
-// A broken promise inside the code under test ends the program: say first how to repeat it.
+// A broken promise inside the code under test ends the program, and somebody's patience a run that
+// spins within one event: say first how to repeat it.
 void on_abort(int signal) {
   std::signal(signal, SIG_DFL);  // The second time it ends the program.
   std::fprintf(stderr, "plumeria-sim: aborted %s\n", replay_hint().c_str());
   std::fflush(stderr);
+  std::raise(signal);
 }
 
 void drop_log(Severity, std::string_view) {}
@@ -215,6 +217,7 @@ int main(const std::vector<std::string>& words) {
   set_log_sink(arguments.trace ? print_log : drop_log);
   std::signal(SIGABRT, on_abort);
   std::signal(SIGSEGV, on_abort);
+  std::signal(SIGTERM, on_abort);
   Totals totals;
   bool fine = true;
   for (std::uint64_t seed = arguments.first; fine && seed <= arguments.last; ++seed) {

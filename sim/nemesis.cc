@@ -174,7 +174,10 @@ void Nemesis::pause(bool is_short) {
 
 void Nemesis::mount_died(std::size_t mount) {
   if (healed_) return;
-  if (workload_ != nullptr) workload_->lost(mount, cluster_.simulation().now(), std::nullopt);
+  // If its lease may have been over by then, the loss began earlier.
+  const Watched& watched = watched_[mount];
+  const Duration from = watched.healthy ? cluster_.simulation().now() : watched.healthy_at;
+  if (workload_ != nullptr) workload_->lost(mount, from, std::nullopt);
   later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
 }
 
@@ -214,18 +217,19 @@ void Nemesis::watch() {
   for (std::size_t i = 0; i < cluster_.mounts(); ++i) {
     Watched& watched = watched_[i];
     if (!cluster_.is_up(i)) continue;
-    if (watched.life != cluster_.life(i)) watched = Watched{cluster_.life(i), 0, now};
+    if (watched.life != cluster_.life(i)) watched = Watched{cluster_.life(i), 0, true, now};
     const mount::MountStatus status = cluster_.mount(i).status();
-    if (status.rejoins != watched.rejoins) {
+    if (status.rejoins != watched.rejoins && !status.rejoining) {
       mark("lease lost and joined again");
       watched.rejoins = status.rejoins;
       if (workload_ != nullptr) workload_->lost(i, watched.healthy_at, now);
     }
     const clerk::ClerkStatus& clerk = status.clerk;
     const bool healthy = clerk.membership.lease != LeaseNumber::none && !clerk.suspended &&
-                         !clerk.lost && clerk.lease_left > Duration{0};
+                         !clerk.lost && clerk.lease_left > Duration{0} && !status.rejoining;
     if (clerk.suspended) mark("suspended");
-    if (healthy && !cluster_.node(i).paused()) watched.healthy_at = now;
+    watched.healthy = healthy && !cluster_.node(i).paused();
+    if (watched.healthy) watched.healthy_at = now;
   }
 }
 

@@ -53,6 +53,7 @@ class Nemesis {
  private:
   struct Watched {
     std::uint64_t life = 0, rejoins = 0;
+    bool healthy = true;
     Duration healthy_at{};
   };
 

@@ -127,7 +127,7 @@ BlockRef BlockCache::create(BlockId id, LockName lock) {
 // A process that was stopped past its lease can read what others wrote since, and it would not fit
 // to what it has in memory: what was read counts only while the lease is known to last.
 Task<Status> BlockCache::confirm_lease() {
-  while (!clerk_.usable()) {
+  while (!clerk_.lasts()) {
     if (clerk_.status().lost) co_return fail(Errc::lost);
     co_await sleep_for(world_, 20ms);
   }
@@ -186,6 +186,16 @@ bool BlockCache::is_dirty(LockName lock) const {
   return std::any_of(siblings->second.begin(), siblings->second.end(), [](const Block* block) {
     return block->first_ != LogPosition::none || block->writing_;
   });
+}
+
+std::vector<LockName> BlockCache::locks_not_durable() const {
+  std::vector<LockName> locks;
+  for (const auto* blocks : {&dirty_, &writing_}) {
+    for (const auto& [id, block] : *blocks) {
+      if (block->last_ > log_.durable()) locks.push_back(block->lock_);
+    }
+  }
+  return locks;
 }
 
 void BlockCache::changed(Block* block, LogPosition position) {

@@ -120,6 +120,9 @@ class BlockCache {
   // The block, read and verified if it is not here. Requires: its lock is held. Errc::lost if the
   // lease ended during the read.
   Task<Result<BlockRef>> get(BlockId id, LockName lock);
+  // What was read from the disk before this returns counts: the lease has lasted until then. Waits
+  // while that is not sure; Errc::lost if it ended.
+  Task<Status> confirm_lease();
   // If it is here, else an empty reference. Never waits.
   BlockRef find(BlockId id);
   // A block whose old content does not matter because it is free, without reading it: here as zeros
@@ -148,6 +151,8 @@ class BlockCache {
   // the callback is called when it rises above one half, within the change: it must only post.
   double pressure() const;
   void on_pressure(Callback callback) { pressure_callback_ = std::move(callback); }
+  // The locks under which something was changed whose record is not durable.
+  std::vector<LockName> locks_not_durable() const;
   BlockCacheStatus status() const;
 
  private:
@@ -161,7 +166,6 @@ class BlockCache {
   void make_newest(Block* block);
   void evict();
   void changed(Block* block, LogPosition position);
-  Task<Status> confirm_lease();
   Task<Status> write_blocks(std::vector<BlockRef> blocks);
   Task<Status> write_copies(std::vector<std::pair<BlockId, Bytes>> copies);
   LogPosition lowest_needed() const;

@@ -671,6 +671,12 @@ std::optional<Pin> Clerk::try_local(LockName name, Mode mode) {
   return Pin(this, name, mode);
 }
 
+std::optional<Pin> Clerk::try_local_to_forget(LockName name, Mode mode) {
+  State& s = *state_;
+  if (!lasts() || !s.core.try_pin_first(s.now(), name, mode)) return std::nullopt;
+  return Pin(this, name, mode);
+}
+
 Task<Result<Pin>> Clerk::try_acquire(LockName name, Mode mode) {
   if (!state_->pin_now(name, mode)) {
     Task<Status> waiting = state_->wait_for_pin(name, mode, Patience::none);
@@ -706,6 +712,7 @@ void Clerk::unpin(LockName name, Mode mode) {
 
 Mode Clerk::held(LockName name) const { return state_->core.held(name); }
 bool Clerk::revoking(LockName name) const { return state_->core.revoking(name); }
+bool Clerk::giving_up(LockName name) const { return state_->core.giving_up(name); }
 
 Task<Status> Clerk::set_file_lock(FileLock lock, bool wait, std::uint64_t request) {
   if (lock.start > lock.end) co_return fail(Errc::invalid, "file lock ends before it starts");
@@ -761,6 +768,8 @@ const Membership& Clerk::membership() const { return state_->membership; }
 bool Clerk::usable() const {
   return !state_->closed() && state_->keeper.usable(state_->world.clock.now());
 }
+
+bool Clerk::lasts() const { return !state_->closed() && state_->keeper.lasts(state_->now()); }
 
 ClerkStatus Clerk::status() const {
   const State& s = *state_;

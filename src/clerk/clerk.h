@@ -174,6 +174,9 @@ class Clerk final : public PinOwner {
   // Held already and free of local conflict and of a revoke in progress: a pin, else nothing. Never
   // waits or sends: the way to take a lock out of order.
   std::optional<Pin> try_local(LockName name, Mode mode);
+  // The same for a mount that makes its kernel forget because the lease runs out: a suspended clerk
+  // gives such pins until the deadline, and before those who wait.
+  std::optional<Pin> try_local_to_forget(LockName name, Mode mode);
   // Asks the server if need be, but never makes another client give up a lock (except class open,
   // see may_take). Errc::again if refused.
   Task<Result<Pin>> try_acquire(LockName name, Mode mode);
@@ -188,6 +191,8 @@ class Clerk final : public PinOwner {
   Mode held(LockName name) const;
   // True from revoke_begins to revoke_ended.
   bool revoking(LockName name) const;
+  // True while the handler gives the lock up: no pin conflicts with what will be kept.
+  bool giving_up(LockName name) const;
 
   // File locks. set_file_lock waits when `wait`, until granted or cancelled: Errc::again (no wait),
   // deadlock, interrupted. `request` names a waiting call for cancel_file_lock; it is unique among
@@ -201,6 +206,8 @@ class Clerk final : public PinOwner {
 
   const Membership& membership() const;
   bool usable() const;  // neither suspended nor lost
+  // The deadline has not come: what is held is surely still ours.
+  bool lasts() const;
   ClerkStatus status() const;
 
  private:

@@ -115,9 +115,13 @@ void ClerkCore::pin(TimePoint now, Entry& entry, Mode mode) {
 }
 
 bool ClerkCore::try_pin(TimePoint now, LockName name, Mode mode) {
-  if (!usable_) return false;
+  const Entry* entry = find(name);
+  return usable_ && entry != nullptr && entry->waiters.empty() && try_pin_first(now, name, mode);
+}
+
+bool ClerkCore::try_pin_first(TimePoint now, LockName name, Mode mode) {
   Entry* entry = find(name);
-  if (entry == nullptr || !entry->waiters.empty() || !can_pin(*entry, mode)) return false;
+  if (lost_ || entry == nullptr || !can_pin(*entry, mode)) return false;
   pin(now, *entry, mode);
   return true;
 }
@@ -555,6 +559,11 @@ bool ClerkCore::revoking(LockName name) const {
   const Entry* entry = find(name);
   return entry != nullptr &&
          (entry->stage == Entry::Stage::draining || entry->stage == Entry::Stage::giving_up);
+}
+
+bool ClerkCore::giving_up(LockName name) const {
+  const Entry* entry = find(name);
+  return entry != nullptr && entry->stage == Entry::Stage::giving_up;
 }
 
 std::uint32_t ClerkCore::shared_pins(LockName name) const {

@@ -76,6 +76,8 @@ class ClerkCore {
   // Pins if the lock is held, free of conflict and not on its way out, and nobody waits before us.
   // Requires: the lease is usable.
   bool try_pin(TimePoint now, LockName name, Mode mode);
+  // The same, also while suspended, and before those who wait. Requires: the lease lasts.
+  bool try_pin_first(TimePoint now, LockName name, Mode mode);
   // Queues behind those who wait. Requires: !is_lost(). Answered by an effect, maybe at once.
   WaiterId acquire(TimePoint now, LockName name, Mode mode, Effects& out);
   // The same, but refused as soon as what is held is being given up before the pin could be given:
@@ -109,6 +111,7 @@ class ClerkCore {
 
   Mode held(LockName name) const;
   bool revoking(LockName name) const;
+  bool giving_up(LockName name) const;  // the handler runs; no pin conflicts with what is kept
   std::uint64_t held_shared() const { return held_shared_; }
   std::uint64_t held_exclusive() const { return held_exclusive_; }
   std::size_t entries() const { return entries_.size(); }

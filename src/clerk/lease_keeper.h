@@ -31,6 +31,8 @@ class LeaseKeeper {
   // has run.
   bool usable(TimePoint now) const { return begun_ && !suspended_ && now < usable_until(); }
   bool suspended() const { return suspended_; }
+  // Others cannot have the locks yet.
+  bool lasts(TimePoint now) const { return begun_ && now < deadline(); }
   // From here on others may have the locks.
   TimePoint deadline() const { return lock::lease_deadline(counted_from_, terms_); }
   const lock::LeaseTerms& terms() const { return terms_; }

@@ -523,6 +523,7 @@ Task<Result<Bytes>> read_data(Core& core, InodeNumber inode, std::uint64_t offse
       std::memcpy(result.data() + parts[i].at, pieces[i]->data(), parts[i].length);
     }
   }
+  if (!parts.empty()) CO_TRY_STATUS(co_await core.cache.confirm_lease());
   // The state may be gone by now only if it was clean.
   if (const FileState* now = core.find_file(inode)) now->dirty.overlay(offset, result);
   co_return result;

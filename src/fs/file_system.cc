@@ -33,7 +33,7 @@ FileSystem::FileSystem(World world, disk::VirtualDisk& disk, wal::Log& log,
       wake_(world.executor),
       wake_trimmer_(world.executor),
       lost_event_(world.executor),
-      under_revoke_ended_(world.executor) {
+      under_revoke_changed_(world.executor) {
   core_.allocator = &allocator_;
   core_.orphans = &orphans_;
 }
@@ -51,13 +51,13 @@ Task<Status> FileSystem::start() {
 }
 
 Task<Status> FileSystem::stop() {
-  Status status = co_await sync_everything();
+  Status status = co_await commit_everything();
   stopping_ = true;
   orphans_.stop();
   wake_.notify_all();
   wake_trimmer_.notify_all();
   co_await wait_for_tasks();
-  if (status) status = co_await sync_everything();
+  if (status) status = co_await commit_everything();
   if (status) status = co_await core_.cache.checkpoint();
   co_return status;
 }
@@ -137,7 +137,7 @@ Task<bool> FileSystem::commit_oldest(TimePoint begun) {
 // it pinned leaves it to the next time.
 Task<Status> FileSystem::commit_one(InodeNumber inode) {
   if (auto pin = core_.clerk.try_local(inode_lock(inode), Mode::exclusive)) {
-    co_await commit_or_lose(inode);
+    (void)co_await commit_or_lose(inode);
   }
   FileState* file = core_.find_file(inode);
   if (file != nullptr && file->is_dirty() && !is_lost_) core_.becomes_dirty(*file);
@@ -146,12 +146,14 @@ Task<Status> FileSystem::commit_one(InodeNumber inode) {
 }
 
 // A file whose data cannot be written (a full or broken disk) says so at its next fsync; memory is
-// not kept for it for ever.
-Task<void> FileSystem::commit_or_lose(InodeNumber inode) {
+// not kept for it for ever. An error means that the lease is over.
+Task<Status> FileSystem::commit_or_lose(InodeNumber inode) {
   const Status status = co_await commit_data(core_, inode, true);
-  if (status || is_lost_) co_return;
+  if (status) co_return status;
   const Errc code = status.error().code;
-  if (code == Errc::fenced || code == Errc::lost || code == Errc::shut_down) co_return;
+  if (is_lost_ || code == Errc::fenced || code == Errc::lost || code == Errc::shut_down) {
+    co_return status;
+  }
   log_error(absl::StrCat("data of inode ", raw(inode),
                          " could not be written and are lost: ", status.error().message()));
   if (FileState* file = core_.find_file(inode)) {
@@ -165,6 +167,7 @@ Task<void> FileSystem::commit_or_lose(InodeNumber inode) {
     file->data_written = false;
     file->lost = file->handles > 0;
   }
+  co_return Status();
 }
 
 // What every operation on names does first: waits until there is room in the cache and in the log.
@@ -198,8 +201,12 @@ Task<void> FileSystem::trimmer() {
 // Until nothing is dirty under the inode's lock and no operation runs under it without a pin.
 Task<Status> FileSystem::write_back_inode(InodeNumber inode, Mode keep) {
   for (;;) {
-    while (under_revoke_.contains(inode)) co_await under_revoke_ended_.next();
-    co_await commit_or_lose(inode);
+    while (under_revoke_.contains(inode)) co_await under_revoke_changed_.next();
+    writing_back_.insert(inode);
+    Status committed = co_await commit_or_lose(inode);
+    writing_back_.erase(inode);
+    under_revoke_changed_.notify_all();
+    if (!committed) co_return committed;
     clean_.notify_all();
     core_.sole.erase(inode);
     if (keep == Mode::none) core_.clean_tails.erase(inode);
@@ -216,7 +223,7 @@ Task<Status> FileSystem::write_back_inode(InodeNumber inode, Mode keep) {
       CO_TRY_STATUS(co_await core_.cache.write_back(inode_lock(inode)));
     }
     file = core_.find_file(inode);
-    const bool dirty = !is_lost_ && file != nullptr && file->is_dirty();
+    const bool dirty = file != nullptr && file->is_dirty();
     if (!under_revoke_.contains(inode) && !dirty) co_return Status();
   }
 }
@@ -246,13 +253,18 @@ std::vector<Handle> FileSystem::handles() const {
   return all;
 }
 
-// Files with data or changes that are not durable, and files whose locks protected somebody.
+// Files and directories with data or changes that are not durable, and files whose locks protected
+// somebody.
 std::vector<InodeNumber> FileSystem::lost_inodes() const {
   std::vector<InodeNumber> lost;
   for (const auto& [inode, file] : core_.files) {
     if (file->is_dirty() || file->lost || file->last > core_.log.durable()) lost.push_back(inode);
   }
   for (const auto& [inode, count] : file_lock_counts_) lost.push_back(inode);
+  for (const LockName& lock : core_.cache.locks_not_durable()) {
+    if (lock.lock_class == LockClass::inode) lost.push_back(InodeNumber{lock.number});
+  }
+  lost.insert(lost.end(), lost_unsaid_.begin(), lost_unsaid_.end());
   std::sort(lost.begin(), lost.end());
   lost.erase(std::unique(lost.begin(), lost.end()), lost.end());
   return lost;
@@ -267,10 +279,17 @@ void FileSystem::adopt(const std::vector<Handle>& handles, const std::vector<Ino
     handles_.emplace(handle.id, handle);
     next_handle_ = std::max(next_handle_, raw(handle.id) + 1);
   }
-  for (InodeNumber inode : lost) {
-    if (FileState* file = core_.find_file(inode)) file->lost = true;
-  }
+  for (InodeNumber inode : lost) note_lost(inode);
   tasks_.spawn(protect_handles(handles));
+}
+
+void FileSystem::note_lost(InodeNumber inode) {
+  FileState* file = core_.find_file(inode);
+  if (file != nullptr && file->handles > 0) {
+    file->lost = true;
+  } else {
+    lost_unsaid_.insert(inode);
+  }
 }
 
 // No inode lock protects these handles yet, so their open locks do.

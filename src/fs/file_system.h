@@ -95,6 +95,9 @@ class FileSystem : public Operations {
   std::vector<Handle> handles() const;
   std::vector<InodeNumber> lost_inodes() const;
   void adopt(const std::vector<Handle>& handles, const std::vector<InodeNumber>& lost);
+  // Changes of this file were lost: Errc::io until its last handle is closed, if there is one, else
+  // at the next fsync.
+  void note_lost(InodeNumber inode);
   // Everything that waits on this file system's account ends with Errc::lost.
   void lose();
   // After lose() or in stop(), when no operation is running: waits for the background tasks to end.
@@ -148,7 +151,8 @@ class FileSystem : public Operations {
   Task<Status> set_attributes(InodeNumber inode, const Changes& changes);
   Task<Status> take_space(std::uint64_t bytes);
   Task<void> add_attributes(std::vector<DirectoryEntry>& entries, std::vector<Pin>& pins);
-  Task<void> commit_or_lose(InodeNumber inode);
+  Task<Status> commit_everything();
+  Task<Status> commit_or_lose(InodeNumber inode);
   Task<Status> write_back_inode(InodeNumber inode, Mode keep);
   Task<Result<wal::Reservation>> begin_change();
   Task<void> background();
@@ -161,20 +165,35 @@ class FileSystem : public Operations {
   // pin.
   class UnderRevoke {
    public:
-    UnderRevoke(FileSystem& file_system, InodeNumber inode) : fs_(file_system), inode_(inode) {
-      ++fs_.under_revoke_[inode_];
+    UnderRevoke(FileSystem& file_system, InodeNumber inode, Mode mode)
+        : fs_(&file_system), inode_(inode), mode_(mode) {
+      Unpinned& running = fs_->under_revoke_[inode_];
+      ++(mode_ == Mode::exclusive ? running.exclusive : running.shared);
     }
-    UnderRevoke(const UnderRevoke&) = delete;
-    UnderRevoke& operator=(const UnderRevoke&) = delete;
+    UnderRevoke(UnderRevoke&& other) noexcept
+        : fs_(std::exchange(other.fs_, nullptr)), inode_(other.inode_), mode_(other.mode_) {}
+    UnderRevoke& operator=(UnderRevoke&&) = delete;
     ~UnderRevoke() {
-      if (--fs_.under_revoke_[inode_] == 0) fs_.under_revoke_.erase(inode_);
-      fs_.under_revoke_ended_.notify_all();
+      if (fs_ == nullptr) return;
+      const auto running = fs_->under_revoke_.find(inode_);
+      --(mode_ == Mode::exclusive ? running->second.exclusive : running->second.shared);
+      if (running->second.shared + running->second.exclusive == 0)
+        fs_->under_revoke_.erase(running);
+      fs_->under_revoke_changed_.notify_all();
     }
 
    private:
-    FileSystem& fs_;
+    FileSystem* fs_;
     InodeNumber inode_;
+    Mode mode_;
   };
+  // What an operation on a file's data has while it runs: a pin, or the lock that is given up.
+  struct DataHold {
+    Pin pin;
+    std::optional<UnderRevoke> under_revoke;
+  };
+  Task<Result<DataHold>> hold_data(InodeNumber inode, Mode mode, Access access);
+  bool may_run_unpinned(InodeNumber inode, Mode mode) const;
 
   FileSystemOptions options_;
   Core core_;
@@ -193,8 +212,13 @@ class FileSystem : public Operations {
   Event wake_;   // work for the background task
   Event wake_trimmer_;
   Event lost_event_;
-  std::map<InodeNumber, std::uint32_t> under_revoke_;  // operations that run without a pin
-  Event under_revoke_ended_;
+  struct Unpinned {
+    std::uint32_t shared = 0, exclusive = 0;
+  };
+  std::map<InodeNumber, Unpinned> under_revoke_;   // operations that run without a pin
+  absl::flat_hash_set<InodeNumber> writing_back_;  // while their locks are given up
+  Event under_revoke_changed_;                     // one of these two
+  absl::flat_hash_set<InodeNumber> lost_unsaid_;   // lost changes of inodes without handles
   bool stopping_ = false, is_lost_ = false;
   TaskScope tasks_;
 };

@@ -81,7 +81,9 @@ Task<Status> FileSystem::release(HandleId id) {
   co_return Status();
 }
 
+// Also of a file that lost data: a size without them would make a read(2) end early, not fail.
 Task<Result<Covered<Attributes>>> FileSystem::getattr(InodeNumber inode) {
+  CO_TRY_STATUS(check_lost(inode));
   auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::shared);
   if (!pin) co_return fail(std::move(pin).error());
   auto reply = co_await attributes(inode);
@@ -92,8 +94,52 @@ Task<Result<Covered<Attributes>>> FileSystem::getattr(InodeNumber inode) {
 Task<Result<Covered<Attributes>>> FileSystem::getattr_under_revoke(InodeNumber inode) {
   // The revoke may be over by the time this runs; then there is no lock to answer under.
   if (core_.clerk.held(inode_lock(inode)) == Mode::none) co_return co_await getattr(inode);
-  const UnderRevoke under_revoke(*this, inode);
+  const UnderRevoke under_revoke(*this, inode, Mode::shared);
   co_return co_await attributes(inode);
+}
+
+// Operations without a pin exclude each other as pins do, and the write-back, which clears what it
+// has written.
+bool FileSystem::may_run_unpinned(InodeNumber inode, Mode mode) const {
+  if (writing_back_.contains(inode)) return false;
+  const auto running = under_revoke_.find(inode);
+  if (running == under_revoke_.end()) return true;
+  return running->second.exclusive == 0 && mode == Mode::shared;
+}
+
+Task<Result<FileSystem::DataHold>> FileSystem::hold_data(InodeNumber inode, Mode mode,
+                                                         Access access) {
+  const LockName lock = inode_lock(inode);
+  DataHold hold;
+  while (access == Access::under_revoke) {
+    if (core_.clerk.giving_up(lock)) {
+      if (may_run_unpinned(inode, mode)) {
+        hold.under_revoke.emplace(*this, inode, mode);
+        co_return hold;
+      }
+      co_await under_revoke_changed_.next();
+      continue;
+    }
+    // No lock goes: the kernel is made to forget because the lease runs out, or has run out.
+    if (auto pin = core_.clerk.try_local_to_forget(lock, mode)) {
+      hold.pin = std::move(*pin);
+      co_return hold;
+    }
+    if (is_lost_) co_return fail(Errc::lost);
+    if (!lock::covers(core_.clerk.held(lock), mode)) {
+      auto pin = co_await core_.clerk.acquire_unless_revoked(lock, mode);
+      if (!pin && pin.error().code != Errc::again) co_return fail(std::move(pin).error());
+      if (pin) {
+        hold.pin = std::move(*pin);
+        co_return hold;
+      }
+    }
+    co_await sleep_for(core_.world, 1ms);
+  }
+  auto pin = co_await core_.clerk.acquire_unless_revoked(lock, mode);
+  if (!pin) co_return fail(std::move(pin).error());
+  hold.pin = std::move(*pin);
+  co_return hold;
 }
 
 Task<Result<Covered<Attributes>>> FileSystem::attributes(InodeNumber inode) {
@@ -109,17 +155,17 @@ Task<Result<Covered<Attributes>>> FileSystem::setattr(InodeNumber inode, Changes
   CO_TRY_STATUS(check_lost(inode));
   if (changes.size && *changes.size > file_size_max) co_return fail(Errc::file_too_big);
   Covered<Attributes> reply;
-  if (access == Access::normal && changes.size) {
-    auto pin = co_await core_.clerk.acquire_unless_revoked(inode_lock(inode), Mode::exclusive);
-    if (!pin) co_return fail(std::move(pin).error());
-    reply.pins.push_back(std::move(*pin));
-  } else if (access == Access::normal) {
+  DataHold hold;
+  if (changes.size) {
+    auto held = co_await hold_data(inode, Mode::exclusive, access);
+    if (!held) co_return fail(std::move(held).error());
+    hold.pin = std::move(held->pin);
+    if (held->under_revoke) hold.under_revoke.emplace(*std::move(held->under_revoke));
+  } else {
     auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::exclusive);
     if (!pin) co_return fail(std::move(pin).error());
-    reply.pins.push_back(std::move(*pin));
+    hold.pin = std::move(*pin);
   }
-  std::optional<UnderRevoke> under_revoke;
-  if (access == Access::under_revoke) under_revoke.emplace(*this, inode);
   auto block = co_await core_.load_inode(inode);
   if (!block) co_return fail(std::move(block).error());
   const InodeView view(block->bytes());
@@ -133,6 +179,7 @@ Task<Result<Covered<Attributes>>> FileSystem::setattr(InodeNumber inode, Changes
   }
   CO_TRY_STATUS(co_await set_attributes(inode, changes));
   reply.value = attributes_of(block->bytes(), core_.find_file(inode));
+  if (hold.pin) reply.pins.push_back(std::move(hold.pin));
   co_return reply;
 }
 
@@ -182,21 +229,14 @@ Task<Result<std::string>> FileSystem::readlink(InodeNumber inode) {
 Task<Result<Bytes>> FileSystem::read(InodeNumber inode, std::uint64_t offset, std::uint32_t size,
                                      Access access) {
   CO_TRY_STATUS(check_lost(inode));
-  Pin pin;
-  if (access == Access::normal) {
-    for (;;) {
-      const Mode mode = has_writer(inode) ? Mode::exclusive : Mode::shared;
-      auto acquired = co_await core_.clerk.acquire_unless_revoked(inode_lock(inode), mode);
-      if (!acquired) co_return fail(std::move(acquired).error());
-      pin = std::move(*acquired);
-      // A writer may have come while we waited for the shared lock.
-      if (mode == Mode::exclusive || !has_writer(inode)) break;
-      pin.drop();
-    }
+  for (;;) {
+    const bool exclusive = has_writer(inode) && access == Access::normal;
+    auto hold = co_await hold_data(inode, exclusive ? Mode::exclusive : Mode::shared, access);
+    if (!hold) co_return fail(std::move(hold).error());
+    // A writer may have come while we waited for the shared lock.
+    if (!exclusive && has_writer(inode) && access == Access::normal) continue;
+    co_return co_await read_data(core_, inode, offset, size);
   }
-  std::optional<UnderRevoke> under_revoke;
-  if (access == Access::under_revoke) under_revoke.emplace(*this, inode);
-  co_return co_await read_data(core_, inode, offset, size);
 }
 
 Task<Result<WriteReply>> FileSystem::write(InodeNumber inode, std::uint64_t offset,
@@ -217,17 +257,15 @@ Task<Result<WriteReply>> FileSystem::write_as(WriteKind kind, InodeNumber inode,
   CO_TRY_STATUS(check_lost(inode));
   WriteReply reply;
   if (data.empty()) co_return reply;
-  Pin pin;
   if (access == Access::normal) {
     CO_TRY_STATUS(co_await take_space(data.size()));
     while (core_.dirty_bytes > options_.dirty_data_max && !is_lost_) {
       wake_.notify_all();
       co_await clean_.next();
     }
-    auto acquired = co_await core_.clerk.acquire_unless_revoked(inode_lock(inode), Mode::exclusive);
-    if (!acquired) co_return fail(std::move(acquired).error());
-    pin = std::move(*acquired);
   }
+  auto hold = co_await hold_data(inode, Mode::exclusive, access);
+  if (!hold) co_return fail(std::move(hold).error());
   auto block = co_await core_.load_inode(inode);
   if (!block) co_return fail(std::move(block).error());
   const InodeView view(block->bytes());
@@ -256,6 +294,10 @@ Task<Result<WriteReply>> FileSystem::write_as(WriteKind kind, InodeNumber inode,
 
 Task<Status> FileSystem::fsync(InodeNumber inode, bool) {
   CO_TRY_STATUS(check_lost(inode));
+  // Of a directory, or of a file that was opened again since: said once, as Linux does.
+  if (lost_unsaid_.erase(inode) > 0) {
+    co_return fail(Errc::io, absl::StrCat("inode ", raw(inode), " lost changes with a lease"));
+  }
   if (const FileState* file = core_.find_file(inode); file != nullptr && file->is_dirty()) {
     auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::exclusive);
     if (!pin) co_return fail(std::move(pin).error());
@@ -268,6 +310,14 @@ Task<Status> FileSystem::fsync(InodeNumber inode, bool) {
 }
 
 Task<Status> FileSystem::sync_everything() {
+  if (!lost_unsaid_.empty()) {
+    const std::size_t count = std::exchange(lost_unsaid_, {}).size();
+    co_return fail(Errc::io, absl::StrCat(count, " inodes lost changes with a lease"));
+  }
+  co_return co_await commit_everything();
+}
+
+Task<Status> FileSystem::commit_everything() {
   std::vector<InodeNumber> dirty;
   for (const auto& [inode, file] : core_.files) {
     if (file->is_dirty()) dirty.push_back(inode);

@@ -54,7 +54,8 @@ Task<Result<Operations::LookupReply>> FileSystem::lookup(InodeNumber parent, std
     if (child->child) {
       const FileState* file = core_.find_file(child->name.found->inode);
       reply.attributes = attributes_of(child->child.bytes(), file);
-      reply.pins.push_back(std::move(child->child_pin));
+      // Uncovered if it lost data here: getattr() says so, and is to be asked each time.
+      if (file == nullptr || !file->lost) reply.pins.push_back(std::move(child->child_pin));
     }
     co_return reply;
   }
@@ -196,6 +197,7 @@ Task<Result<Covered<Attributes>>> FileSystem::make(InodeNumber parent, std::stri
     if (!position) co_return fail(std::move(position).error());
     core_.sole.insert(fresh->number);
     core_.clean_tails.insert(fresh->number);
+    lost_unsaid_.erase(fresh->number);
     reply.pins.push_back(std::move(*directory_pin));
     reply.pins.push_back(std::move(fresh->pin));
     co_return reply;
@@ -455,7 +457,7 @@ Task<void> FileSystem::add_attributes(std::vector<DirectoryEntry>& entries,
   std::vector<std::size_t> indices;
   std::vector<Task<Result<BlockRef>>> loads;
   for (std::size_t i = 0; i < entries.size(); ++i) {
-    if (entries[i].cookie <= format::cookie_dotdot) continue;
+    if (entries[i].cookie <= format::cookie_dotdot || !check_lost(entries[i].inode)) continue;
     auto pin = core_.clerk.try_local(inode_lock(entries[i].inode), Mode::shared);
     if (!pin) continue;
     pins.push_back(std::move(*pin));

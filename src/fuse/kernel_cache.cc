@@ -442,8 +442,8 @@ Task<void> KernelCache::drop_one(fs::InodeNumber inode) {
   release(inode);
 }
 
-Task<void> KernelCache::drop_everything(TimePoint deadline) {
-  if (stopped_) co_return;
+Task<bool> KernelCache::drop_everything(TimePoint deadline) {
+  if (stopped_) co_return true;
   if (has_epoch_) device_.notify(new_epoch());
   std::vector<fs::InodeNumber> all;
   all.reserve(lookups_.size() + 1);
@@ -477,13 +477,14 @@ Task<void> KernelCache::drop_everything(TimePoint deadline) {
     if (plain.size() == batch_size) run(drop_batch(std::exchange(plain, {})));
   }
   if (!plain.empty()) run(drop_batch(std::move(plain)));
-  if (--*left == 0) co_return;
+  if (--*left == 0) co_return true;
   const TimerId timer = executor_.at(deadline, [waiting] {
     waiting->done = true;
     waiting->changed.notify_all();
   });
   co_await Watch::wait_until_done(waiting);
   executor_.cancel(timer);
+  co_return *left == 0;
 }
 
 void KernelCache::stop() {

@@ -43,7 +43,7 @@ class KernelCache final : public mount::KernelCache {
   void hold(fs::InodeNumber inode) override;
   Task<void> drop(fs::InodeNumber inode, mount::What what) override;
   void release(fs::InodeNumber inode) override;
-  Task<void> drop_everything(TimePoint deadline) override;
+  Task<bool> drop_everything(TimePoint deadline) override;
 
   // The kernel said what protocol it speaks.
   void set_has_epoch(bool has_epoch) { has_epoch_ = has_epoch; }

@@ -1,6 +1,9 @@
-// Passes everything on to a disk, and counts the changes that it refused because the lease was
-// over.
+// Passes everything on to a disk, counts the changes that it refused because their lease was over,
+// and tells of them.
 #pragma once
+
+#include <functional>
+#include <utility>
 
 #include "disk/disk.h"
 
@@ -10,21 +13,25 @@ class CountingDisk : public disk::VirtualDisk {
  public:
   explicit CountingDisk(disk::VirtualDisk& below) : below_(below) {}
   std::uint64_t fenced() const { return fenced_; }
+  // Called at each refusal, within the call that is refused.
+  void on_fenced(std::function<void(disk::LeaseNumber)> callback) {
+    on_fenced_ = std::move(callback);
+  }
 
   Task<Result<Bytes>> read(disk::Address from, std::uint64_t length) override {
     return below_.read(from, length);
   }
   Task<Status> write(disk::Address to, SharedBytes data, disk::LeaseNumber lease,
                      disk::Durability durability) override {
-    return counted(below_.write(to, std::move(data), lease, durability));
+    return counted(below_.write(to, std::move(data), lease, durability), lease);
   }
   Task<Status> discard(disk::Address from, std::uint64_t length, disk::LeaseNumber lease) override {
-    return counted(below_.discard(from, length, lease));
+    return counted(below_.discard(from, length, lease), lease);
   }
   Task<Status> flush() override { return below_.flush(); }
   Task<Status> preallocate(disk::Address from, std::uint64_t length,
                            disk::LeaseNumber lease) override {
-    return counted(below_.preallocate(from, length, lease));
+    return counted(below_.preallocate(from, length, lease), lease);
   }
   Task<Result<std::optional<disk::Extent>>> next_extent(disk::Segment segment,
                                                         std::uint64_t from) override {
@@ -47,13 +54,17 @@ class CountingDisk : public disk::VirtualDisk {
   void forget(disk::LeaseNumber lease) override { below_.forget(lease); }
 
  private:
-  Task<Status> counted(Task<Status> change) {
+  Task<Status> counted(Task<Status> change, disk::LeaseNumber lease) {
     Status status = co_await change;
-    if (!status && status.error().code == Errc::fenced) ++fenced_;
+    if (!status && status.error().code == Errc::fenced) {
+      ++fenced_;
+      if (on_fenced_) on_fenced_(lease);
+    }
     co_return status;
   }
 
   disk::VirtualDisk& below_;
+  std::function<void(disk::LeaseNumber)> on_fenced_;
   std::uint64_t fenced_ = 0;
 };
 

@@ -1,6 +1,10 @@
 #include "mount/front.h"
 
+#include <absl/strings/str_cat.h>
+
 #include <utility>
+
+#include "base/number.h"
 
 namespace plumeria::mount {
 
@@ -117,11 +121,30 @@ Task<Result<Bytes>> Front::read(InodeNumber inode, std::uint64_t offset, std::ui
   return run<Result<Bytes>>([=](FileSystem& f) { return f.read(inode, offset, size, access); },
                             access);
 }
+std::vector<InodeNumber> Front::take_refused() {
+  const std::set<InodeNumber> refused = std::exchange(refused_, {});
+  return {refused.begin(), refused.end()};
+}
+
+Result<fs::WriteReply> Front::refuse(InodeNumber inode) {
+  refused_.insert(inode);
+  if (file_system_ != nullptr) file_system_->note_lost(inode);
+  return fail(Errc::io, absl::StrCat("inode ", raw(inode),
+                                     ": a page that was changed under a lease that is lost"));
+}
+
+// Never repeated under the next lease: what the page holds may be older than what others wrote.
 Task<Result<fs::WriteReply>> Front::write_mapped(InodeNumber inode, std::uint64_t offset,
                                                  SharedBytes data, bool kill_suid, Access access) {
-  return run<Result<fs::WriteReply>>(
-      [=](FileSystem& f) { return f.write_mapped(inode, offset, data, kill_suid, access); },
-      access);
+  if (ended_) co_return fail(Errc::shut_down);
+  if (refusing_mapped_ || file_system_ == nullptr) co_return refuse(inode);
+  FileSystem* const before = file_system_;
+  ++running_;
+  auto written = co_await before->write_mapped(inode, offset, std::move(data), kill_suid, access);
+  --running_;
+  if (running_ == 0) changed_.notify_all();
+  if (!written && written.error().code == Errc::lost) co_return refuse(inode);
+  co_return written;
 }
 Task<Result<fs::WriteReply>> Front::write(InodeNumber inode, std::uint64_t offset, SharedBytes data,
                                           bool append, bool kill_suid, Access access) {

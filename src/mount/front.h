@@ -3,7 +3,8 @@
 // anything.
 #pragma once
 
-#include <memory>
+#include <set>
+#include <vector>
 
 #include "base/async.h"
 #include "fs/file_system.h"
@@ -21,6 +22,14 @@ class Front : public fs::Operations {
   void end();
   // Waits until no call is in the file system that served last.
   Task<void> drained();
+
+  // Pages that mappings made dirty belong to the lease under which they were stored into. From
+  // refuse_mapped() on, when a lease is lost, write_mapped() fails with Errc::io and the file has
+  // lost changes, until accept_mapped(): when the kernel has forgotten every page of that time.
+  void refuse_mapped() { refusing_mapped_ = true; }
+  void accept_mapped() { refusing_mapped_ = false; }
+  // The files that were refused since this was last asked.
+  std::vector<fs::InodeNumber> take_refused();
 
   Task<Result<LookupReply>> lookup(fs::InodeNumber parent, std::string name) override;
   void forget(fs::InodeNumber inode) override;
@@ -68,10 +77,13 @@ class Front : public fs::Operations {
  private:
   template <class R, class Call>
   Task<R> run(Call call, fs::Access access = fs::Access::normal);
+  Result<fs::WriteReply> refuse(fs::InodeNumber inode);
 
   fs::FileSystem* file_system_ = nullptr;
   std::uint64_t running_ = 0;
   bool ended_ = false;
+  bool refusing_mapped_ = false;
+  std::set<fs::InodeNumber> refused_;
   Event changed_;
 };
 

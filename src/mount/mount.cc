@@ -46,7 +46,9 @@ struct Mount::State : clerk::RevokeHandler {
         lock_server(server),
         kernel(k),
         options(std::move(o)),
-        front(w.executor) {}
+        front(w.executor) {
+    disk.on_fenced([this](lock::LeaseNumber lease) { fenced(lease); });
+  }
 
   World world;
   CountingDisk disk;
@@ -57,13 +59,18 @@ struct Mount::State : clerk::RevokeHandler {
   format::Superblock superblock;
   Front front;
   std::unique_ptr<Session> session;
-  std::uint64_t rejoins = 0;
+  std::uint64_t rejoins = 0, losses = 0;
+  bool serving = false;    // calls go to the session's file system
+  bool rejoining = false;  // until the kernel has forgotten what it had from the lost lease
   bool stopping = false;
+  std::shared_ptr<bool> alive = std::make_shared<bool>(true);
   TaskScope tasks;
 
   Task<Status> read_superblock();
   Task<Result<std::unique_ptr<Session>>> new_session(Duration give_up_after);
+  void fenced(lock::LeaseNumber lease);
   Task<void> rejoin();
+  Task<void> forget_rest(bool forgot_all);
 
   bool knows_file_system() const { return session != nullptr && session->file_system != nullptr; }
   What what_to_drop(fs::InodeNumber inode, Mode keep) const;
@@ -159,7 +166,7 @@ bool Mount::State::may_take(LockName name) {
 Task<void> Mount::State::suspended(TimePoint deadline) {
   log_warning(
       absl::StrCat(options.label, ": the lease cannot be renewed; waiting for the lock server"));
-  return kernel.drop_everything(deadline);
+  (void)co_await kernel.drop_everything(deadline);
 }
 
 void Mount::State::resumed() { log_info(absl::StrCat(options.label, ": the lease is renewed")); }
@@ -167,18 +174,31 @@ void Mount::State::resumed() { log_info(absl::StrCat(options.label, ": the lease
 void Mount::State::lost(std::string_view reason) {
   log_error(absl::StrCat(options.label, ": the lease is lost (", std::string(reason),
                          "); what was not yet durable is lost"));
-  if (stopping || !knows_file_system()) return;
+  if (!knows_file_system()) return;
+  ++losses;
   front.serve_from(nullptr);
+  front.refuse_mapped();
   session->file_system->lose();
+  // A session that was lost before it served is seen to by whoever made it.
+  if (stopping || !std::exchange(serving, false)) return;
+  rejoining = true;
   tasks.spawn(rejoin());
+}
+
+// The disk knows first that a lease is over if the lock server's message is lost or late.
+void Mount::State::fenced(lock::LeaseNumber lease) {
+  std::weak_ptr<bool> guard = alive;
+  world.executor.post([this, guard, lease] {
+    if (guard.expired() || !knows_file_system()) return;
+    if (session->clerk->membership().lease != lease) return;
+    session->clerk->declare_lost("the disk refuses it");
+  });
 }
 
 // Takes what must survive out of the session of the lost lease, and goes on under a new one.
 Task<void> Mount::State::rejoin() {
-  co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
+  (void)co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
   co_await front.drained();
-  // What these last calls answered has gone into the kernel's cache since.
-  co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
   const std::vector<fs::Handle> handles = session->file_system->handles();
   const std::vector<fs::InodeNumber> lost_files = session->file_system->lost_inodes();
   for (fs::InodeNumber inode : lost_files) {
@@ -186,6 +206,8 @@ Task<void> Mount::State::rejoin() {
   }
   co_await session->file_system->wait_for_tasks();
   co_await session->clerk->settled();
+  // What the last calls answered has gone into the kernel's cache since.
+  const bool forgot_all = co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
   const lock::LeaseNumber lost_lease = session->clerk->membership().lease;
   session.reset();
   disk.forget(lost_lease);
@@ -193,7 +215,8 @@ Task<void> Mount::State::rejoin() {
     auto fresh = co_await new_session(options.join_timeout);
     if (fresh) {
       session = std::move(*fresh);
-      const Status started = co_await session->file_system->start();
+      Status started = co_await session->file_system->start();
+      if (started && session->clerk->status().lost) started = fail(Errc::lost, "the new lease");
       if (started) break;
       log_error(absl::StrCat(options.label, ": ", started.error().message()));
       session->file_system->lose();
@@ -207,10 +230,25 @@ Task<void> Mount::State::rejoin() {
   }
   if (session == nullptr) co_return;
   session->file_system->adopt(handles, lost_files);
+  for (fs::InodeNumber inode : front.take_refused()) session->file_system->note_lost(inode);
   ++rejoins;
-  log_warning(absl::StrCat(options.label, ": joined again with a new lease; ", lost_files.size(),
-                           " files lost changes"));
+  log_warning(absl::StrCat(options.label, ": joined again with a new lease; ",
+                           session->file_system->lost_files(), " open files lost changes"));
+  serving = true;
   front.serve_from(session->file_system.get());
+  co_await forget_rest(forgot_all);
+}
+
+// A page that waits for a request which only the new session can answer may still be there, and
+// behind it others that are dirty.
+Task<void> Mount::State::forget_rest(bool forgot_all) {
+  const std::uint64_t loss = losses;
+  while (!forgot_all && loss == losses && !stopping) {
+    forgot_all = co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
+  }
+  if (loss != losses || stopping) co_return;
+  front.accept_mapped();
+  rejoining = false;
 }
 
 Mount::Mount(World world, disk::VirtualDisk& disk, net::Transport& transport,
@@ -225,6 +263,10 @@ Task<Status> Mount::start() {
   if (!session) co_return fail(std::move(session).error());
   state_->session = std::move(*session);
   CO_TRY_STATUS(co_await state_->session->file_system->start());
+  if (state_->session->clerk->status().lost) {
+    co_return fail(Errc::lost, "the lease ended before the mount was up");
+  }
+  state_->serving = true;
   state_->front.serve_from(state_->session->file_system.get());
   co_return Status();
 }
@@ -234,6 +276,10 @@ Task<Status> Mount::stop() {
   state.stopping = true;
   state.front.end();
   co_await state.front.drained();
+  // The attempt to join that is under way uses the session, and ends.
+  while (state.rejoining && !state.serving && state.tasks.running() > 0) {
+    co_await sleep_for(state.world, 1ms);
+  }
   if (state.session == nullptr) co_return fail(Errc::lost, "the mount had no lease at its end");
   Session& session = *state.session;
   Status status = co_await session.file_system->stop();
@@ -250,6 +296,7 @@ MountStatus Mount::status() const {
   status.store_label = state_->superblock.label;
   status.cache_size = state_->options.cache_size;
   status.rejoins = state_->rejoins;
+  status.rejoining = state_->rejoining;
   status.fenced_writes = state_->disk.fenced();
   if (!state_->knows_file_system()) return status;
   const Session& session = *state_->session;

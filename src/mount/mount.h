@@ -39,6 +39,7 @@ struct MountStatus {
   wal::LogStatus log;
   std::uint64_t cache_size = 0, cache_used = 0, dirty_blocks = 0, dirty_data = 0;  // bytes; blocks
   std::uint64_t open_files = 0, lost_files = 0, rejoins = 0;
+  bool rejoining = false;           // a lease was lost, and what belongs to it is not all gone yet
   std::uint64_t fenced_writes = 0;  // that the disk refused because the lease was over
 };
 
