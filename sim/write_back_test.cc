@@ -47,6 +47,30 @@ TEST(WriteBackTest, ManySmallFilesAreDurableSoonWithoutAnFsync) {
   EXPECT_EQ(cluster.run(0, count_whole_files(&cluster.kernel(0))), files);
 }
 
+TEST(WriteBackTest, ATruncationIsDurableSoonWithoutAnFsync) {
+  for (const std::uint64_t size : {500u, 2000u, 50'000u}) {
+    Cluster cluster({.mounts = 1, .embedded = true});
+    cluster.start();
+    const auto make = [](Kernel* kernel) -> Task<Status> {
+      OpenFlags flags;
+      flags.writable = flags.create = true;
+      CO_TRY(const Descriptor file, co_await kernel->open("file", flags, 0644));
+      CO_TRY(const std::uint64_t written, co_await kernel->pwrite(file, 0, Bytes(1000)));
+      CHECK(written == 1000);
+      CO_TRY_STATUS(co_await kernel->fsync(file));
+      co_return co_await kernel->close(file);
+    };
+    ASSERT_TRUE(cluster.run(0, make(&cluster.kernel(0))));
+    ASSERT_TRUE(cluster.run(0, cluster.kernel(0).truncate("file", size)));
+    cluster.simulation().run_for(2s);
+    cluster.power_cut();
+    cluster.wait_until_all_up(100s);
+    const auto seen = cluster.run(0, cluster.kernel(0).stat("file"));
+    ASSERT_TRUE(seen);
+    EXPECT_EQ(seen->size, size);
+  }
+}
+
 TEST(WriteBackTest, BlocksThatWaitToBeWrittenStayWithinTheCache) {
   constexpr std::uint64_t cache_size = 4u << 20;
   Cluster cluster({.mounts = 1, .embedded = true, .log_size = 64u << 20, .cache_size = cache_size});

@@ -65,8 +65,13 @@ struct ReadPart {
   std::uint64_t length = 0;
 };
 
-void touch(Core& core, FileState& file, std::int64_t mtime_at_least) {
+// Before each change of the state that makes it dirty.
+void will_be_dirty(Core& core, FileState& file) {
   if (!file.is_dirty()) core.becomes_dirty(file);
+}
+
+void touch(Core& core, FileState& file, std::int64_t mtime_at_least) {
+  will_be_dirty(core, file);
   const std::int64_t now = std::max(core.now(), mtime_at_least);
   file.mtime = now;
   file.ctime = now;
@@ -443,13 +448,14 @@ Task<Status> clear_tail(Core& core, FileState& file, BlockRef block) {
   if ((in_small_block || map.segment() != 0) && block->last_record() > core.log.durable()) {
     CO_TRY_STATUS(co_await core.log.sync_all());
   }
-  if (in_small_block) {
-    file.dirty.insert(size, SharedBytes(Bytes(block_size - size % block_size)));
-    core.account(file);
-  }
   if (map.segment() != 0) {
     const disk::Address behind{disk::Segment{map.segment()}, size};
     CO_TRY_STATUS(co_await core.disk.discard(behind, ~std::uint64_t{0} - size, core.lease));
+  }
+  if (in_small_block) {
+    will_be_dirty(core, file);
+    file.dirty.insert(size, SharedBytes(Bytes(block_size - size % block_size)));
+    core.account(file);
   }
   core.clean_tails.insert(file.inode);
   co_return Status();
@@ -555,6 +561,7 @@ Task<Status> truncate_data(Core& core, InodeNumber inode, std::uint64_t size, bo
     CO_TRY_STATUS(co_await shrink_data(core, file, block, size, for_revoke));
   } else if (size > old) {
     CO_TRY_STATUS(co_await clear_tail(core, file, block));
+    will_be_dirty(core, file);
     file.size = size;
   }
   touch(core, file, InodeView(block.bytes()).mtime());
