@@ -143,6 +143,8 @@ class Connection final : public std::enable_shared_from_this<Connection> {
 
   PeerId peer() const { return peer_; }
   std::size_t queued() const { return queued_; }
+  // Ends it if its peer keeps us waiting.
+  void look_for_patience(const AsioTransport::Options& options);
   bool is_established() const { return established_; }
 
  private:
@@ -175,6 +177,9 @@ class Connection final : public std::enable_shared_from_this<Connection> {
 
   Bytes buffer_;
   std::size_t begin_ = 0, end_ = 0;  // of what has come and is not taken
+  bool has_spoken_ = false;          // a whole message has come
+  TimePoint since_{};                // the handshake, or the last whole message, or the one begun
+  TimePoint last_came_{};
   int small_messages_ = 0;
 
   std::deque<Outgoing> outgoing_;
@@ -226,6 +231,8 @@ void Connection::read_more() {
           return self->end(Error{Errc::unavailable,
                                  half ? "closed in the middle of a message" : error.message()});
         }
+        self->last_came_ = self->executor_.now();
+        if (self->begin_ == self->end_) self->since_ = self->last_came_;
         self->end_ += count;
         if (!self->established_ && !self->take_handshake()) {
           if (self->owner_ != nullptr) self->read_more();
@@ -257,6 +264,7 @@ bool Connection::take_handshake() {
   }
   begin_ += handshake_size;
   established_ = true;
+  since_ = executor_.now();
   executor_.cancel(handshake_timer_);
   owner_->established(*this);
   return owner_ != nullptr;
@@ -275,7 +283,8 @@ bool Connection::take_message() {
   }
   const std::size_t whole = frame_header_size + frame->body;
   if (come.size() < whole) {
-    make_room(whole);
+    // Not more than twice what has come: the length alone is only a claim.
+    make_room(std::min(whole, std::max(2 * come.size(), buffer_size_min)));
     return false;
   }
   const ByteView body = come.subspan(frame_header_size, frame->body);
@@ -286,8 +295,22 @@ bool Connection::take_message() {
   }
   small_messages_ = whole > buffer_size_min ? 0 : small_messages_ + 1;
   begin_ += whole;
+  has_spoken_ = true;
+  since_ = last_came_;
   owner_->message(*this, frame->channel, body);
   return true;
+}
+
+void Connection::look_for_patience(const AsioTransport::Options& options) {
+  if (owner_ == nullptr || !established_) return;
+  const TimePoint now = executor_.now();
+  const bool half = begin_ < end_;
+  if (!has_spoken_ && now - since_ > options.silence_max) {
+    end(Error{Errc::corrupt, "greeted and said nothing more"});
+  } else if (half &&
+             (now - last_came_ > options.pause_max || now - since_ > options.message_time_max)) {
+    end(Error{Errc::corrupt, "did not finish a message"});
+  }
 }
 
 // Brings what has come to the front, in a buffer that can hold `wanted` bytes.
@@ -420,6 +443,7 @@ struct AsioTransport::State final : public ConnectionOwner,
   // Null if that attempt is no more the present one.
   Peer* find(PeerId peer, std::uint64_t attempt);
 
+  void look_for_patience();
   void report(PeerId peer, bool connected);
   void shut_down();
 
@@ -435,7 +459,13 @@ struct AsioTransport::State final : public ConnectionOwner,
   std::uint64_t last_peer = 0;
   std::size_t accepted_count = 0;
   std::vector<std::shared_ptr<Listener>> listeners;
+  TimerId patience_timer{};
 };
+
+Status check_address(std::string_view address) {
+  const Result<Place> place = parse_address(address);
+  return place ? Status{} : fail(place.error());
+}
 
 AsioTransport::AsioTransport(RealExecutor& executor, Random& random, Options options)
     : state_(std::make_shared<State>(executor, random, options)) {}
@@ -453,6 +483,7 @@ void AsioTransport::State::shut_down() {
     if (!listener->unix_path.empty()) ::unlink(listener->unix_path.c_str());
   }
   listeners.clear();
+  executor.cancel(patience_timer);
   resolver.cancel();
   message_handlers = {};
   connection_handlers = {};
@@ -485,8 +516,8 @@ Result<std::vector<Endpoint>> AsioTransport::State::endpoints_to_listen(const Pl
   const auto resolved =
       resolver.resolve(place.host, place.port, asio::ip::resolver_base::passive, error);
   if (error) {
-    return fail(Errc::invalid,
-                absl::StrCat("cannot find ", place.host, " (", error.message(), ")"));
+    return fail(Errc::unavailable,
+                absl::StrCat("cannot find host ", place.host, " (", error.message(), ")"));
   }
   for (const auto& entry : resolved) endpoints.emplace_back(entry.endpoint());
   return endpoints;
@@ -506,17 +537,23 @@ Result<std::string> AsioTransport::State::listen(std::string_view address) {
     if (!error && !place.unix_path.empty()) (void)::chmod(place.unix_path.c_str(), 0600);
     if (!error) acceptor.listen(Acceptor::max_listen_connections, error);
     if (error) continue;
+    if (listeners.empty()) look_for_patience();
     listener->address = place.unix_path.empty() ? describe_endpoint(acceptor.local_endpoint())
                                                 : "unix:" + place.unix_path;
     listeners.push_back(listener);
     accept(listener);
     return listener->address;
   }
+  if (error.value() == EADDRNOTAVAIL) {
+    return fail(Errc::invalid, absl::StrCat("cannot listen at ", std::string(address),
+                                            ", which is no address of this machine"));
+  }
   const Errc code = error == asio::error::address_in_use  ? Errc::in_use
                     : error == asio::error::access_denied ? Errc::access
+                    : error.value() == ENOENT             ? Errc::no_entry
                                                           : Errc::io;
-  return fail(code,
-              absl::StrCat("cannot listen at ", std::string(address), " (", error.message(), ")"));
+  const std::string why = code == Errc::io ? absl::StrCat(" (", error.message(), ")") : "";
+  return fail(code, absl::StrCat("cannot listen at ", std::string(address), why));
 }
 
 void AsioTransport::State::accept(const std::shared_ptr<Listener>& listener) {
@@ -536,6 +573,19 @@ void AsioTransport::State::accept(const std::shared_ptr<Listener>& listener) {
           if (still_there && listener->acceptor.is_open()) still_there->accept(listener);
         });
       });
+}
+
+// Again and again while it listens.
+void AsioTransport::State::look_for_patience() {
+  std::vector<std::shared_ptr<Connection>> accepted_ones;
+  for (const auto& [id, peer] : peers) {
+    if (peer.address.empty() && peer.connection) accepted_ones.push_back(peer.connection);
+  }
+  for (const auto& connection : accepted_ones) connection->look_for_patience(options);
+  const Duration often = std::min({options.silence_max, options.pause_max, Duration(20s)}) / 4;
+  patience_timer = executor.at(executor.now() + often, [weak = weak_from_this()] {
+    if (const auto state = weak.lock()) state->look_for_patience();
+  });
 }
 
 void AsioTransport::State::accepted(Socket socket) {
@@ -588,12 +638,13 @@ void AsioTransport::State::begin_attempt(PeerId id) {
   }
   resolver.async_resolve(
       place->host, place->port,
-      [weak = weak_from_this(), id, attempt, endpoints](
+      [weak = weak_from_this(), id, attempt, endpoints, host = place->host](
           asio::error_code error, const asio::ip::tcp::resolver::results_type& results) {
         const auto state = weak.lock();
         if (!state) return;
         if (error) {
-          return state->attempt_failed(id, attempt, error.message());
+          return state->attempt_failed(
+              id, attempt, absl::StrCat("cannot find host ", host, ": ", error.message()));
         }
         for (const auto& entry : results) {
           endpoints->emplace_back(entry.endpoint());

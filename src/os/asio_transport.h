@@ -26,6 +26,10 @@ namespace plumeria::os {
 constexpr std::uint16_t default_port = 7411;
 constexpr std::string_view default_listen_address = "127.0.0.1:7411";
 
+// Whether it could be one: HOST:PORT, [V6]:PORT, HOST (default port) or unix:PATH; else
+// Errc::invalid.
+Status check_address(std::string_view address);
+
 class AsioTransport final : public net::Transport {
  public:
   struct Options {
@@ -34,6 +38,9 @@ class AsioTransport final : public net::Transport {
     std::uint32_t protocol_version = net::protocol_version;  // another one only in tests
     std::size_t connections_max = 4096;                      // accepted ones; more are refused
     Duration handshake_timeout = 5s;
+    // Of those who connected to us: who says nothing after the handshake, or stops in the middle of
+    // a message, or takes too long for one, is disconnected.
+    Duration silence_max = 60s, pause_max = 30s, message_time_max = 300s;
     Duration retry_min = 100ms, retry_max = 2s;
   };
 

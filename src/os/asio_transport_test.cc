@@ -333,6 +333,42 @@ TEST_P(GarbageTest, WhoDoesNotGreetInTimeIsDisconnected) {
   EXPECT_THAT(log_lines, Contains(HasSubstr("greet")));
 }
 
+TEST_P(GarbageTest, WhoGreetsAndSaysNothingIsDisconnected) {
+  Node server(executor, {.silence_max = 20ms});
+  Node client(executor);
+  const std::string address = *server.transport->listen(wanted_address());
+  const PeerId peer = client.transport->connect(address);
+  until([&] { return client.seen.size() == 1; });
+  client.transport->send(peer, Channel::disk, text("hello"), {});
+  const int fd = raw_connection(address);
+  raw_send(fd, encode_handshake({.protocol_version = net::protocol_version}));
+  until_closed(fd);
+  ::close(fd);
+  EXPECT_THAT(log_lines, Contains(HasSubstr("said nothing")));
+  EXPECT_EQ(client.seen.size(), 1u);  // Who has spoken may be silent.
+}
+
+TEST_P(GarbageTest, WhoDoesNotFinishAMessageIsDisconnected) {
+  // One stops, the other one goes on too slowly.
+  for (const bool goes_on : {false, true}) {
+    Node server(executor, {.pause_max = goes_on ? 10s : 20ms, .message_time_max = 40ms});
+    const std::string address = *server.transport->listen(wanted_address());
+    const int fd = raw_connection(address);
+    raw_send(fd, encode_handshake({.protocol_version = net::protocol_version}));
+    raw_send(fd, encode_frame(Channel::disk, text("head"), net::message_size_max - 100));
+    log_lines.clear();
+    const TimePoint end = executor.now() + 10s;
+    while (log_lines.empty() && executor.now() < end) {
+      const std::byte one{};
+      if (goes_on) (void)::send(fd, &one, 1, MSG_NOSIGNAL);
+      run_for(5ms);
+    }
+    until_closed(fd);
+    ::close(fd);
+    EXPECT_THAT(log_lines, Contains(HasSubstr("did not finish a message")));
+  }
+}
+
 TEST_P(GarbageTest, MoreConnectionsThanAllowedAreRefused) {
   Node server(executor, {.connections_max = 2});
   const std::string address = *server.transport->listen(wanted_address());

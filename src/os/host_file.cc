@@ -19,8 +19,9 @@ Errc code_of(int error_number) {
     case EDQUOT:
       return Errc::no_space;
     case ENOENT:
-    case ENOTDIR:
       return Errc::no_entry;
+    case ENOTDIR:
+      return Errc::not_directory;
     case EFBIG:
       return Errc::file_too_big;
     case EACCES:
@@ -42,10 +43,13 @@ FileDescriptor::~FileDescriptor() {
 }
 
 Error host_error(int error_number, const std::string& action, const std::string& path) {
-  char text[128];
-  return Error{code_of(error_number),
-               absl::StrCat(path, ": cannot ", action, " (",
-                            strerror_r(error_number, text, sizeof text), ")")};
+  const Errc code = code_of(error_number);
+  std::string what = absl::StrCat(path, ": cannot ", action);
+  if (code == Errc::io || error_number == EDQUOT || error_number == EPERM) {
+    char text[128];
+    absl::StrAppend(&what, " (", strerror_r(error_number, text, sizeof text), ")");
+  }
+  return Error{code, std::move(what)};
 }
 
 Result<FileDescriptor> open_file(const std::string& path, int flags, unsigned mode) {

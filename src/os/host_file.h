@@ -32,8 +32,8 @@ class FileDescriptor {
   int fd_ = -1;
 };
 
-// "<path>: cannot <action> (<strerror>)", with the Errc that fits: no_space, no_entry,
-// file_too_big, access, read_only, else io.
+// "<path>: cannot <action>", with the Errc that fits: no_space, no_entry, not_directory,
+// file_too_big, access, read_only, exist; else "<path>: cannot <action> (<strerror>)" and io.
 Error host_error(int error_number, const std::string& action, const std::string& path);
 
 Result<FileDescriptor> open_file(const std::string& path, int flags, unsigned mode = 0644);

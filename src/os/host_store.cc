@@ -167,10 +167,24 @@ struct HostStore::State {
   Status break_down(Error error) {
     if (!broken) {
       log_error(absl::StrCat("the store cannot be written any more: ", error.message(),
-                             "; repair the disk, then restart"));
+                             "; put it right, then restart"));
       broken = Error{Errc::io, error.message()};
     }
     return fail(*broken);
+  }
+
+  // A segment without a file was never written, if the store is still there.
+  Result<SegmentFilePointer> find(Segment segment) {
+    auto file = files.find(segment);
+    if (file && !*file) TRY_STATUS(directory.still_there());
+    return file;
+  }
+  Result<SegmentFilePointer> find_or_make(Segment segment) {
+    bool made = false;
+    auto file = files.find_or_make(segment, &made);
+    if (!file && file.error().code == Errc::no_entry) return fail(break_down(file.error()).error());
+    if (file && made) segments_changed(segment);
+    return file;
   }
 
   Task<Status> sync_dirty();
@@ -211,6 +225,8 @@ Result<std::unique_ptr<HostStore>> HostStore::create(RealExecutor& executor, Thr
   return open(executor, pool, std::move(path), options);
 }
 
+void HostStore::remove(const std::string& path) { StoreDirectory::unmake(path); }
+
 Result<std::unique_ptr<HostStore>> HostStore::open(RealExecutor& executor, ThreadPool& pool,
                                                    std::string path, Options options) {
   TRY(StoreDirectory directory, StoreDirectory::open(path, options.read_only));
@@ -239,7 +255,7 @@ Task<Status> HostStore::close() {
 
 Task<Result<Bytes>> HostStore::read(Address from, std::uint64_t length) {
   CHECK(length > 0 && length <= disk::transfer_max);
-  CO_TRY(const SegmentFilePointer file, state_->files.find(from.segment));
+  CO_TRY(const SegmentFilePointer file, state_->find(from.segment));
   Bytes bytes(length);
   if (!file || from.offset >= file->length) co_return bytes;
   const std::uint64_t stored = std::min(length, file->length - from.offset);
@@ -264,9 +280,7 @@ Task<Status> HostStore::write(Address to, SharedBytes data, LeaseNumber lease, d
   if (end > state.segment_max) {
     co_return fail(Errc::file_too_big, absl::StrCat("segment ", disk::to_string(to)));
   }
-  bool made = false;
-  CO_TRY(const SegmentFilePointer file, state.files.find_or_make(to.segment, &made));
-  if (made) state.segments_changed(to.segment);
+  CO_TRY(const SegmentFilePointer file, state.find_or_make(to.segment));
   // Also after an error: part of it may have been written.
   file->length = std::max(file->length, end);
   state.mark_dirty(file);
@@ -312,9 +326,7 @@ Task<Status> HostStore::preallocate(Address from, std::uint64_t length, LeaseNum
   if (end > state.segment_max) {
     co_return fail(Errc::file_too_big, absl::StrCat("segment ", disk::to_string(from)));
   }
-  bool made = false;
-  CO_TRY(const SegmentFilePointer file, state.files.find_or_make(from.segment, &made));
-  if (made) state.segments_changed(from.segment);
+  CO_TRY(const SegmentFilePointer file, state.find_or_make(from.segment));
   const std::uint64_t length_before = file->length;
   const State::UnderWay guard(state, lease);
   Task<int> allocating = state.pool.run([file, from, length] {
@@ -360,6 +372,7 @@ Task<Status> HostStore::flush() {
 }
 
 Task<Status> HostStore::State::sync_dirty() {
+  CO_TRY_STATUS(directory.still_there());
   const auto synced_files = std::exchange(dirty_files, {});
   const auto synced_folders = std::exchange(dirty_folders, {});
   const bool all = std::exchange(too_many_dirty, false);
@@ -388,7 +401,7 @@ Task<Status> HostStore::State::sync_dirty() {
 
 Task<Result<std::optional<Extent>>> HostStore::next_extent(Segment segment, std::uint64_t from) {
   std::optional<Extent> extent;
-  CO_TRY(const SegmentFilePointer file, state_->files.find(segment));
+  CO_TRY(const SegmentFilePointer file, state_->find(segment));
   if (!file || from >= file->length) co_return extent;
   const int fd = file->file.get();
   const off_t begin = ::lseek(fd, static_cast<off_t>(from), SEEK_DATA);

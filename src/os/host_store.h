@@ -8,7 +8,7 @@
 // Invariants  Segment files only grow until they are unlinked as a whole, so that their length is
 //             known without asking. A failed fdatasync may have dropped data that was acknowledged:
 //             from then on every change and flush fails with Errc::io until the store is opened
-//             again, as after a power cut.
+//             again, as after a power cut. The same when the directory is gone from its place.
 // Ownership   Borrows executor and pool, which outlive it; the pool must have finished (be
 //             destroyed or idle) before the store goes.
 // Threads     The executor's; open() and create() block and may be called before it runs.
@@ -37,6 +37,8 @@ class HostStore final : public disk::VirtualDisk {
   // Errc::not_empty otherwise.
   static Result<std::unique_ptr<HostStore>> create(RealExecutor& executor, ThreadPool& pool,
                                                    std::string path, Options options);
+  // Gets rid of a store that create() has made and that is of no use after all.
+  static void remove(const std::string& path);
   // Errc::in_use names the holder; Errc::not_a_store: foreign or missing; Errc::version: made by a
   // newer program; Errc::corrupt: a file of the store itself is damaged. Opening for writing makes
   // a new incarnation durable.

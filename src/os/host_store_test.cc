@@ -9,6 +9,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "base/number.h"
 #include "disk/contract_test.h"
@@ -259,6 +260,45 @@ TEST_F(HostStoreTest, EveryDamagedBitOfItsOwnFilesIsNoticed) {
   EXPECT_FALSE(open());
 }
 
+TEST_F(HostStoreTest, ADamagedIncarnationIsNotUsedAgain) {
+  for (const std::streamoff slot : {0, 16384}) {
+    std::set<std::uint64_t> used;
+    for (int i = 0; i < 4; ++i) {
+      auto store = i == 0 && slot == 0 ? create() : open();
+      ASSERT_TRUE(store);
+      EXPECT_TRUE(used.insert((*store)->incarnation()).second);
+      if (i == 1) {
+        ASSERT_TRUE(wait((*store)->close()));
+      }
+      store->reset();
+      if (i == 2) flip_bit(path + "/state", slot + 40);
+    }
+  }
+}
+
+TEST_F(HostStoreTest, AStoreThatIsGoneFromItsPlaceIsNotWrittenAnyMore) {
+  for (const bool moved : {true, false}) {
+    auto store = create_with_me();
+    const Segment known{2}, other{3}, data{1ull << 63};
+    ASSERT_TRUE(write(*store, {known, 0}, Bytes(4096, std::byte{1})));
+    ASSERT_TRUE(wait(store->flush()));
+    ASSERT_TRUE(write(*store, {known, 0}, Bytes(4096, std::byte{2})));
+    if (moved) {
+      std::filesystem::rename(path, directory / "elsewhere");
+    } else {
+      std::filesystem::remove_all(path);
+    }
+    // What is not found is not taken for empty, and no flush succeeds.
+    EXPECT_EQ(wait(store->read({other, 0}, 4096)).error().code, Errc::io);
+    const Status flushed = wait(store->flush());
+    ASSERT_FALSE(flushed);
+    EXPECT_EQ(flushed.error().code, Errc::io);
+    EXPECT_THAT(flushed.error().message(), HasSubstr(path));
+    EXPECT_EQ(write(*store, {data, 0}, Bytes(10)).error().code, Errc::io);
+    EXPECT_EQ(write(*store, {known, 0}, Bytes(10)).error().code, Errc::io);
+  }
+}
+
 TEST_F(HostStoreTest, ARegisterTornByAPowerCutKeepsItsOldValue) {
   {
     auto store = create_with_me();
@@ -365,6 +405,19 @@ TEST_F(FullHostStoreTest, WritesFailCleanlyAndLeasesAndRegistersGoOn) {
   ASSERT_TRUE(wait(store->discard({segment, 0}, ~std::uint64_t{0}, me)));
   EXPECT_TRUE(write(*store, {Segment{2}, 0}, Bytes(65536, std::byte{8})));
   EXPECT_TRUE(wait(store->close()));
+}
+
+TEST_F(FullHostStoreTest, AStoreThatCannotBeMadeLeavesNothing) {
+  std::ofstream(path + "/filler") << std::string(8u << 20, 'x');
+  for (std::uintmax_t room = 0; room < 200'000; room += 4096) {
+    std::filesystem::resize_file(path + "/filler", (4u << 20) - room);
+    const std::string inside = path + "/store";
+    auto made = HostStore::create(executor, pool, inside, {});
+    if (made) return;
+    EXPECT_EQ(made.error().code, Errc::no_space) << made.error().message();
+    EXPECT_FALSE(std::filesystem::exists(inside));
+  }
+  FAIL() << "there is never enough space";
 }
 
 TEST_F(FullHostStoreTest, APreallocationThatFailsGivesBackWhatItTook) {

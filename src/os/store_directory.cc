@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <vector>
 
 #include "base/checksum.h"
@@ -122,17 +123,9 @@ std::string register_name(std::string_view file_name) {
   return name;
 }
 
-Status StoreDirectory::make(const std::string& path) {
-  if (::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) {
-    return fail(host_error(errno, "make directory", path));
-  }
-  TRY(const std::vector<std::string> names, names_in(path));
-  if (std::find(names.begin(), names.end(), "store") != names.end()) {
-    return fail(Errc::exist, absl::StrCat(path, ": a Plumeria store"));
-  }
-  for (const std::string& name : names) {
-    if (name != "lost+found") return fail(Errc::not_empty, absl::StrCat(path, " (has ", name, ")"));
-  }
+namespace {
+
+Status make_files(const std::string& path) {
   TRY_STATUS(make_directory(path + "/segments"));
   for (int folder = 0; folder < segment_folders; ++folder) {
     TRY_STATUS(make_directory(segment_folder(path, folder)));
@@ -145,6 +138,34 @@ Status StoreDirectory::make(const std::string& path) {
   // Last: a directory without it is no store.
   TRY_STATUS(replace_file(path, "store", as_bytes(identity_text(RealRandom().next()))));
   return sync_directory(path + "/..");
+}
+
+}  // namespace
+
+Status StoreDirectory::make(const std::string& path) {
+  const bool made = ::mkdir(path.c_str(), 0755) == 0;
+  if (!made && errno != EEXIST) return fail(host_error(errno, "make directory", path));
+  TRY(const std::vector<std::string> names, names_in(path));
+  if (std::find(names.begin(), names.end(), "store") != names.end()) {
+    return fail(Errc::exist, absl::StrCat(path, ": a Plumeria store"));
+  }
+  for (const std::string& name : names) {
+    if (name != "lost+found") return fail(Errc::not_empty, absl::StrCat(path, " (has ", name, ")"));
+  }
+  Status status = make_files(path);
+  if (!status) {
+    unmake(path);
+    if (made) (void)::rmdir(path.c_str());
+  }
+  return status;
+}
+
+void StoreDirectory::unmake(const std::string& path) {
+  std::error_code ignored;
+  for (const char* name : {"store", "store.new", "state", "state.new", "leases", "leases.new",
+                           "lock", "lock.new", "registers", "segments"}) {
+    std::filesystem::remove_all(absl::StrCat(path, "/", name), ignored);
+  }
 }
 
 Result<StoreDirectory> StoreDirectory::open(std::string path, bool read_only) {
@@ -216,7 +237,8 @@ Status StoreDirectory::read_state(bool read_only) {
   was_clean_ = reader.get<std::uint8_t>() == 1 && !state.one_slot_damaged();
   if (!reader.finished()) return fail(Errc::corrupt, state.path());
   if (!read_only) {
-    ++incarnation_;
+    // A damaged slot may have held the number that was the last one.
+    incarnation_ += state.one_slot_damaged() ? 2 : 1;
     TRY_STATUS(state.write(encode_state(incarnation_, false)));
   }
   state_ = std::move(state);
@@ -228,6 +250,17 @@ Status StoreDirectory::mark_clean() {
   (void)!::ftruncate(lock_.get(), 0);
   lock_.reset();
   return {};
+}
+
+Status StoreDirectory::still_there() const {
+  struct stat named {
+  }, held{};
+  if (::stat((path_ + "/lock").c_str(), &named) == 0 && ::fstat(lock_.get(), &held) == 0 &&
+      named.st_dev == held.st_dev && named.st_ino == held.st_ino) {
+    return {};
+  }
+  return fail(Errc::io,
+              absl::StrCat(path_, " is not there any more (removed, moved or unmounted)"));
 }
 
 Status StoreDirectory::check_slots(SlotFile& file, ByteView value, bool read_only) const {

@@ -42,7 +42,10 @@ struct StoredRegister {
 class StoreDirectory {
  public:
   // Makes the files of a new store; the directory is missing or empty (lost+found does not count).
+  // After an error all is as it was.
   static Status make(const std::string& path);
+  // Removes what make() makes, and what a store has got since: for a new one that is of no use.
+  static void unmake(const std::string& path);
   // Checks the identity, takes the lock, reads everything; for writing, makes a new incarnation
   // durable. Errors: see HostStore::open().
   static Result<StoreDirectory> open(std::string path, bool read_only);
@@ -50,6 +53,8 @@ class StoreDirectory {
   std::uint64_t identity() const { return identity_; }
   std::uint64_t incarnation() const { return incarnation_; }
   bool was_clean() const { return was_clean_; }
+  // Errc::io if somebody has removed, moved or unmounted it: then what is written goes nowhere.
+  Status still_there() const;
   // Whoever writes does so after a clean end. Requires: everything is flushed.
   Status mark_clean();
 

@@ -316,7 +316,13 @@ Task<Status> Log::State::take_over() {
   const disk::Segment segment{format::log_segment(slot)};
   if (found.header.generation == 0) {
     const disk::Address whole{segment, 0};
-    CO_TRY_STATUS(co_await disk.preallocate(whole, header.log_size, lease));
+    Status allocated = co_await disk.preallocate(whole, header.log_size, lease);
+    if (!allocated) {
+      Error error = std::move(allocated).error();
+      error.what = absl::StrCat("the log of slot ", slot, " needs ", header.log_size >> 20,
+                                " MiB; ", error.what);
+      co_return fail(std::move(error));
+    }
   }
   // One header must be durable before the other one is overwritten.
   CO_TRY_STATUS(co_await disk.flush());
