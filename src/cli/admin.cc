@@ -1,12 +1,14 @@
 #include "cli/admin.h"
 
-#include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_format.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <memory>
 #include <utility>
@@ -19,6 +21,7 @@ namespace plumeria::cli {
 namespace {
 
 constexpr Duration patience_at_end = 2s;
+constexpr std::size_t question_max = 1000;  // bytes; what is longer is none of ours
 
 std::string socket_folder() {
   const char* chosen = std::getenv("PLUMERIA_RUN");
@@ -32,6 +35,28 @@ std::string socket_folder() {
 void send_json(net::Transport& transport, net::PeerId to, const nlohmann::json& value) {
   const std::string text = value.dump();
   transport.send(to, net::Channel::admin, to_bytes(as_bytes(text)), {});
+}
+
+struct Quiet {
+  ~Quiet() { set_log_sink(before); }
+  const LogSink before = set_log_sink([](Severity, std::string_view) {});
+};
+
+constexpr std::string_view unix_prefix = "unix:";
+
+// Whether a process listens at this socket, or may do so: its file stays behind when it was killed.
+bool listens(const std::string& path) {
+  sockaddr_un where{};
+  where.sun_family = AF_UNIX;
+  if (path.size() >= sizeof where.sun_path) return false;
+  std::copy(path.begin(), path.end(), where.sun_path);
+  const int socket = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (socket < 0) return true;
+  const bool refused =
+      ::connect(socket, reinterpret_cast<const sockaddr*>(&where), sizeof where) != 0 &&
+      (errno == ECONNREFUSED || errno == ENOENT);
+  ::close(socket);
+  return !refused;
 }
 
 nlohmann::json parse(ByteView text) {
@@ -62,7 +87,7 @@ void AdminServer::listen_for(os::AsioTransport& transport, const std::string& pa
 }
 
 void AdminServer::answer(net::PeerId to, ByteView question) {
-  const nlohmann::json asked = parse(question);
+  const nlohmann::json asked = parse(question.first(std::min(question.size(), question_max)));
   std::string what;
   if (asked.is_object() && asked.contains("ask") && asked["ask"].is_string()) what = asked["ask"];
   if (what == "status") {
@@ -92,11 +117,10 @@ Task<void> AdminServer::ended(World world, Status status) {
 
 Result<nlohmann::json> ask(const std::string& address, std::string_view question, Duration patience,
                            std::function<bool(const nlohmann::json&)> wants_more) {
-  const std::string socket_prefix = "unix:";
-  if (absl::StartsWith(address, socket_prefix) &&
-      ::access(address.c_str() + socket_prefix.size(), F_OK) != 0) {
+  if (address.starts_with(unix_prefix) && !listens(address.substr(unix_prefix.size()))) {
     return fail(Errc::unavailable, "no daemon of this machine");  // Spares waiting for it.
   }
+  const Quiet quiet;  // What goes wrong is told once, in the result.
   os::RealExecutor executor;
   os::RealRandom random;
   os::AsioTransport transport(executor, random, {});
@@ -131,6 +155,16 @@ Result<nlohmann::json> ask(const std::string& address, std::string_view question
     if (!why.empty()) result = fail(Errc::unavailable, absl::StrCat(address, " (", why, ")"));
     finish();
   });
+  // One refusal is enough: who waits for a server to come asks again.
+  std::function<void()> look = [&] {
+    const std::string why = was_connected ? "" : transport.last_error(peer);
+    if (!why.empty()) {
+      result = fail(Errc::unavailable, absl::StrCat(address, " (", why, ")"));
+      return finish();
+    }
+    executor.at(executor.now() + 20ms, [&] { look(); });
+  };
+  look();
   while (!done) executor.run();
   return result;
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -24,6 +25,13 @@ enum class Exit : int {
 };
 
 Exit exit_of(const Error& error);
+// For the end of each command's help: the exit codes.
+std::string exit_codes();
+// Checks and conversions of arguments.
+CLI::Validator seconds_between(double low, double high);
+// A number of bytes, with a unit if wanted (64M): converted to bytes.
+CLI::Validator size_between(std::uint64_t low, std::uint64_t high, std::uint64_t multiple_of);
+CLI::Validator not_empty();
 // Prints "plumeria: <text>" on standard error.
 void complain(std::string_view text);
 // complain() about the error, and the code for it.

@@ -61,9 +61,14 @@ void add_fsck(CLI::App& app, Exit& exit) {
   command->footer(
       "Every finding is one line: \"damaged: …\" names the block or inode; \"unused: …\" is space\n"
       "that belongs to nobody, which a crash may leave and which does no harm. Logs that were not\n"
-      "replayed are taken into account.");
-  command->add_option("STORE", arguments->store, "the directory that mkfs made")->required();
+      "replayed are taken into account.\n" +
+      exit_codes());
+  command->add_option("STORE", arguments->store, "the directory that mkfs made")
+      ->required()
+      ->check(not_empty())
+      ->type_name("");
   command->add_option("--findings", arguments->findings_max, "how many lines of each kind to print")
+      ->type_name("NUMBER")
       ->capture_default_str();
   command->callback([arguments, &exit] { exit = run(*arguments); });
 }

@@ -91,15 +91,13 @@ std::string redirect(const std::string& log) {
   ::_exit(static_cast<int>(exit));
 }
 
-void write_pid_file(const std::string& path) {
-  if (path.empty()) return;
+// Returns an empty text or what went wrong.
+std::string write_pid_file(const std::string& path) {
+  if (path.empty()) return {};
   std::FILE* file = std::fopen(path.c_str(), "we");
-  if (file == nullptr) {
-    log_warning(absl::StrCat("pid file ", path, ": ", std::strerror(errno)));
-    return;
-  }
-  std::fprintf(file, "%d\n", static_cast<int>(::getpid()));
-  std::fclose(file);
+  bool written = file != nullptr && std::fprintf(file, "%d\n", static_cast<int>(::getpid())) > 0;
+  if (file != nullptr) written = std::fclose(file) == 0 && written;
+  return written ? std::string() : absl::StrCat("pid file ", path, ": ", std::strerror(errno));
 }
 
 std::string absolute(const std::string& path) {
@@ -118,8 +116,10 @@ void add_launch_options(CLI::App& command, LaunchOptions& options) {
   command
       .add_option("--log", options.log,
                   "file that gets the daemon's messages, or \"syslog\" (not with --foreground)")
+      ->type_name("FILE")
       ->capture_default_str();
-  command.add_option("--pid-file", options.pid_file, "file that gets the number of the process");
+  command.add_option("--pid-file", options.pid_file, "file that gets the number of the process")
+      ->type_name("FILE");
 }
 
 Launch::Launch(LaunchOptions options) : options_(std::move(options)) {
@@ -149,11 +149,12 @@ Launch::Launch(LaunchOptions options) : options_(std::move(options)) {
     if (wrong.empty() && ::chdir("/") != 0) wrong = "cannot change to /";
   }
   open_log(options_);
+  if (wrong.empty()) wrong = write_pid_file(options_.pid_file);
   if (!wrong.empty()) {
+    if (options_.foreground) complain(wrong);
     tell(Exit::failed, wrong);
     std::exit(static_cast<int>(Exit::failed));
   }
-  write_pid_file(options_.pid_file);
 }
 
 Launch::~Launch() {

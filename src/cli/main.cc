@@ -17,8 +17,7 @@ Share it:
   plumeria mount 127.0.0.1:7411 /mnt/a
   plumeria mount 127.0.0.1:7411 /mnt/b
 
-Exit codes: 0 done; 1 failed; 2 wrong arguments; 3 in use; 4 damaged, foreign or of
-another version; 5 nobody answers.)";
+)";
 
 }  // namespace
 
@@ -26,8 +25,7 @@ int main(int argc, char** argv) {
   using namespace plumeria::cli;
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("Plumeria: a POSIX file system that several machines mount at once", "plumeria");
-  app.footer(footer);
-  app.require_subcommand(1);
+  app.footer(footer + exit_codes());
   Exit exit = Exit::ok;
   add_mkfs(app, exit);
   add_mount(app, exit);
@@ -38,6 +36,7 @@ int main(int argc, char** argv) {
   add_version(app, exit);
   try {
     app.parse(argc, argv);
+    if (app.get_subcommands().empty()) throw CLI::RequiredError("a command");
   } catch (const CLI::Success& asked) {  // --help
     return app.exit(asked);
   } catch (const CLI::ParseError& wrong) {

@@ -43,16 +43,14 @@ Exit run(const Arguments& arguments) {
   options.now = runtime.executor.wall();
   options.hash_seed = runtime.random.next();
   const Status made = runtime.executor.run_until_done(format(**disk, std::move(options)));
-  if (!made) return complain(made.error());
+  if (!made) {
+    disk->reset();
+    os::HostStore::remove(arguments.store);
+    return complain(made.error());
+  }
   std::printf("%s is a store now; mount it: plumeria mount %s DIR\n", arguments.store.c_str(),
               arguments.store.c_str());
   return Exit::ok;
-}
-
-std::string check_log_size(const std::string& text) {
-  const std::uint64_t size = std::stoull(text);
-  if (size < wal::log_size_min) return "at least 1 MiB";
-  return size % format::block_size == 0 ? "" : "a multiple of 4096";
 }
 
 }  // namespace
@@ -61,22 +59,31 @@ void add_mkfs(CLI::App& app, Exit& exit) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = app.add_subcommand(
       "mkfs", "Make an empty store in a directory that is empty or does not exist yet");
-  command->add_option("STORE", arguments->store, "the directory")->required();
+  command->footer(absl::StrCat(
+      "STORE and its space are those of the host's file system, which needs sparse files.\n"
+      "  plumeria mkfs /srv/store --label home --lease 5\n",
+      exit_codes()));
+  command->add_option("STORE", arguments->store, "the directory")
+      ->required()
+      ->check(not_empty())
+      ->type_name("");
   command->add_option("--label", arguments->label, "a name for people, up to 63 bytes")
       ->check([](const std::string& label) {
         return label.size() <= format::label_max ? "" : "longer than 63 bytes";
-      });
+      })
+      ->type_name("TEXT");
   command
       ->add_option("--log-size", arguments->log_size,
-                   "bytes of each mount's log, e.g. 64M: more is faster under load, and takes "
-                   "longer to replay")
-      ->transform(CLI::AsSizeValue(false))
-      ->check(check_log_size)
+                   "bytes of each mount's log, at least 1M, e.g. 64M: more is faster under load, "
+                   "and takes longer to replay")
+      ->transform(size_between(wal::log_size_min, std::uint64_t{1} << 40, format::block_size))
+      ->type_name("SIZE")
       ->default_str("64M");
   command
       ->add_option("--lease", arguments->lease_seconds,
-                   "seconds after which a silent mount is given up")
-      ->check(CLI::Range(lease_seconds_min, lease_seconds_max))
+                   "how long a mount may be silent before it is given up, 1 to 3600")
+      ->check(seconds_between(lease_seconds_min, lease_seconds_max))
+      ->type_name("SECONDS")
       ->capture_default_str();
   command->callback([arguments, &exit] { exit = run(*arguments); });
 }

@@ -2,9 +2,11 @@
 #include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_split.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -27,6 +29,8 @@ namespace {
 // A signal to end while files are open detaches the mount; this long they can still be used.
 constexpr Duration grace_for_open_files = 5s;
 
+constexpr std::uint64_t cache_size_min = 8u << 20, cache_size_max = 1ull << 50;
+
 struct Arguments {
   std::string target, directory;
   std::vector<std::string> options;
@@ -35,8 +39,15 @@ struct Arguments {
   LaunchOptions launch;
 };
 
+// What -o asks for.
+struct Wanted {
+  fuse::MountPoint point;
+  bool over_files = false;  // the directory need not be empty
+};
+
 // The options of mount(8) that have a meaning here; an empty text, or what is wrong.
-std::string apply_option(std::string_view option, fuse::MountPoint& point) {
+std::string apply_option(std::string_view option, Wanted& wanted) {
+  fuse::MountPoint& point = wanted.point;
   if (option == "ro" || option == "rw") {
     point.read_only = option == "ro";
   } else if (option == "suid" || option == "dev") {
@@ -45,15 +56,17 @@ std::string apply_option(std::string_view option, fuse::MountPoint& point) {
     point.allow_suid = false;
   } else if (option == "exec" || option == "noexec") {
     point.no_exec = option == "noexec";
+  } else if (option == "nonempty") {
+    wanted.over_files = true;
   } else if (option != "defaults" && option != "_netdev" && option != "nofail" && !option.empty()) {
-    return "unknown mount option " + std::string(option);
+    return absl::StrCat("-o: unknown mount option \"", std::string(option), "\"");
   }
   return {};
 }
-std::string apply_options(const std::vector<std::string>& lists, fuse::MountPoint& point) {
+std::string apply_options(const std::vector<std::string>& lists, Wanted& wanted) {
   for (const std::string& list : lists) {
     for (const std::string& option : std::vector<std::string>(absl::StrSplit(list, ','))) {
-      const std::string wrong = apply_option(option, point);
+      const std::string wrong = apply_option(option, wanted);
       if (!wrong.empty()) return wrong;
     }
   }
@@ -170,13 +183,32 @@ Task<Status> mount_until_ended(Mounted& mounted, mount::MountOptions options, La
   co_return stopped;
 }
 
+// Nothing may be mounted there but what a daemon has left that died.
+Status check_mount_point(const std::string& directory, bool over_files) {
+  if (is_mounted(directory)) {
+    if (!is_dead_mount(directory)) {
+      return fail(Errc::busy, absl::StrCat(directory, ": something is mounted here already"));
+    }
+    if (::umount2(directory.c_str(), MNT_DETACH) != 0) {
+      return fail(Errc::busy,
+                  absl::StrCat(directory, ": the mount of a daemon that died is still here"));
+    }
+    log_warning(absl::StrCat(directory, ": the mount of a daemon that died was still here"));
+  }
+  std::error_code error;
+  if (!over_files && !std::filesystem::is_empty(directory, error) && !error) {
+    return fail(Errc::not_empty,
+                absl::StrCat(directory, " (a mount hides what is in it; -o nonempty allows that)"));
+  }
+  return {};
+}
+
 // What can be found wrong before anything starts.
-Result<Target> check(const Arguments& arguments, fuse::MountPoint& point) {
+Result<Target> check(const Arguments& arguments, Wanted& wanted) {
+  fuse::MountPoint& point = wanted.point;
   TRY(Target target, resolve(arguments.target));
   TRY(point.directory, directory_path(arguments.directory));
-  if (is_mounted(point.directory)) {
-    return fail(Errc::busy, absl::StrCat(point.directory, ": something is mounted here already"));
-  }
+  TRY_STATUS(check_mount_point(point.directory, wanted.over_files));
   if (!target.is_address && (absl::StartsWith(point.directory + "/", target.text + "/") ||
                              absl::StartsWith(target.text + "/", point.directory + "/"))) {
     return fail(Errc::invalid, "store and mount point are inside one another");
@@ -186,13 +218,14 @@ Result<Target> check(const Arguments& arguments, fuse::MountPoint& point) {
 }
 
 Exit run(const Arguments& arguments) {
-  fuse::MountPoint point;
-  const std::string wrong = apply_options(arguments.options, point);
+  Wanted wanted;
+  const std::string wrong = apply_options(arguments.options, wanted);
   if (!wrong.empty()) {
     complain(wrong);
     return Exit::usage;
   }
-  auto target = check(arguments, point);
+  fuse::MountPoint& point = wanted.point;
+  auto target = check(arguments, wanted);
   if (!target) return complain(target.error());
   LaunchOptions launch_options = arguments.launch;
   launch_options.name = absl::StrCat("mount ", point.directory);
@@ -215,7 +248,7 @@ Exit run(const Arguments& arguments) {
   });
   const Status ended =
       runtime.executor.run_until_done(mount_until_ended(mounted, std::move(options), launch));
-  if (!ended) return launch.failed(ended.error());
+  if (!ended) return launch.failed(with_hint(ended.error(), mounted.target));
   return Exit::ok;
 }
 
@@ -227,24 +260,35 @@ void add_mount(CLI::App& app, Exit& exit) {
       app.add_subcommand("mount", "Mount a store of this machine, or what a server shares");
   command->footer(
       "Returns when the mount can be used; the daemon stays until it is unmounted. Options of -o:\n"
-      "ro, rw, suid, nosuid, dev, nodev, exec, noexec (default: rw,nosuid,nodev,exec).");
+      "ro, rw, suid, nosuid, dev, nodev, exec, noexec (default: rw,nosuid,nodev,exec), and "
+      "nonempty\n"
+      "to mount over a directory that is not empty.\n"
+      "  plumeria mount /srv/store /mnt\n"
+      "  plumeria mount 192.0.2.1:7411 /mnt -o ro\n" +
+      exit_codes());
   command
       ->add_option("TARGET", arguments->target,
                    "a store (an existing directory), or HOST:PORT of `plumeria serve`")
-      ->required();
+      ->required()
+      ->check(not_empty())
+      ->type_name("");
   command->add_option("DIR", arguments->directory, "the mount point, an existing directory")
-      ->required();
+      ->required()
+      ->check(not_empty())
+      ->type_name("");
   command->add_option("-o", arguments->options, "mount options, separated by commas")
-      ->allow_extra_args(false);
+      ->allow_extra_args(false)
+      ->type_name("OPTIONS");
   command
       ->add_option("--cache-size", arguments->cache_size,
-                   "bytes of memory for metadata and for data not yet written, e.g. 512M")
-      ->transform(CLI::AsSizeValue(false))
-      ->check(CLI::Range(std::uint64_t{8} << 20, std::uint64_t{1} << 50))
+                   "memory for metadata and for data not yet written, at least 8M, e.g. 512M")
+      ->transform(size_between(cache_size_min, cache_size_max, 1))
+      ->type_name("SIZE")
       ->default_str("256M");
   command
-      ->add_option("--timeout", arguments->patience_seconds, "seconds to try to reach the server")
-      ->check(CLI::Range(0.1, 86400.0))
+      ->add_option("--timeout", arguments->patience_seconds, "how long to try to reach the server")
+      ->check(seconds_between(0.1, 86400))
+      ->type_name("SECONDS")
       ->capture_default_str();
   add_launch_options(*command, arguments->launch);
   command->callback([arguments, &exit] { exit = run(*arguments); });

@@ -4,16 +4,20 @@
 #include <absl/strings/str_cat.h>
 #include <mntent.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 
 #include "base/log.h"
+#include "os/asio_transport.h"
 
 namespace plumeria::cli {
 namespace {
@@ -34,9 +38,18 @@ std::size_t block_signals_and_count_threads() {
   return pool_threads;
 }
 
+// A server has a descriptor for each connection, and the store's files besides.
+void raise_limit_of_files() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
 
 Runtime::Runtime() : pool(executor, block_signals_and_count_threads()) {
+  raise_limit_of_files();
   const sigset_t set = ending_signals();
   signals_ = ::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 }
@@ -84,13 +97,44 @@ Result<std::string> directory_path(const std::string& path) {
   return result;
 }
 
+bool is_dead_mount(const std::string& path) {
+  // Another process asks, because whoever asks a daemon that hangs waits for ever.
+  constexpr int answers = 0, dead = 1;
+  const pid_t child = ::fork();
+  if (child < 0) return false;
+  if (child == 0) {
+    struct stat what {};
+    ::_exit(::stat(path.c_str(), &what) != 0 && errno == ENOTCONN ? dead : answers);
+  }
+  for (int look = 0; look < 100; ++look) {
+    int status = 0;
+    if (::waitpid(child, &status, WNOHANG) == child) {
+      return WIFEXITED(status) && WEXITSTATUS(status) == dead;
+    }
+    ::usleep(20'000);
+  }
+  ::kill(child, SIGKILL);
+  return false;
+}
+
+Error with_hint(Error error, const Target& target) {
+  if (target.is_address && error.code == Errc::unavailable &&
+      !absl::StrContains(target.text, ":")) {
+    absl::StrAppend(&error.what, ", and there is no directory of this name");
+  }
+  return error;
+}
+
 Result<Target> resolve(const std::string& text) {
   auto path = directory_path(text);
   if (path) return Target{false, *path};
-  if (absl::StrContains(text, "/") && !absl::StartsWith(text, "unix:")) {
+  const bool is_file = path.error().code != Errc::no_entry;
+  const bool is_path = absl::StrContains(text, "/") && !absl::StartsWith(text, "unix:");
+  if (is_file || is_path) {
     return fail(path.error().code,
                 absl::StrCat(text, " (neither a store nor HOST:PORT; mkfs makes a store)"));
   }
+  TRY_STATUS(os::check_address(text));
   return Target{true, text};
 }
 

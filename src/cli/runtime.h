@@ -50,5 +50,9 @@ constexpr double lease_seconds_min = 1, lease_seconds_max = 3600;
 Result<std::string> directory_path(const std::string& path);
 // Whether a Plumeria file system is mounted at this absolute path.
 bool is_mounted(const std::string& path);
+// Whether the daemon of the mount there has died. False also if that cannot be found out in time.
+bool is_dead_mount(const std::string& path);
+// An address that is the name of nothing may have been meant as a directory.
+Error with_hint(Error error, const Target& target);
 
 }  // namespace plumeria::cli

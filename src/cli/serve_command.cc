@@ -1,7 +1,9 @@
 // plumeria serve STORE
 #include <absl/strings/str_cat.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <memory>
 
@@ -30,11 +32,17 @@ struct Service {
   Service(Runtime& runtime, OpenStore open, const Arguments& arguments)
       : world(runtime.world()),
         store(std::move(open)),
-        transport(runtime.executor, runtime.random, {}),
+        transport(runtime.executor, runtime.random, {.connections_max = connections_max()}),
         server(runtime.world(), *store.disk, transport, options(store, arguments)),
         admin(transport, [this] { return status(); }),
         stop(runtime.executor) {}
 
+  // Connections must not take the descriptors that the store's files need.
+  static std::size_t connections_max() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 256;
+    return std::min<std::size_t>(4096, limit.rlim_cur / 2);
+  }
   static serve::ServerOptions options(const OpenStore& store, const Arguments& arguments) {
     serve::ServerOptions options;
     options.log_size = store.superblock.log_size;
@@ -118,17 +126,28 @@ void add_serve(CLI::App& app, Exit& exit) {
   command->footer(
       "Returns when mounts can connect; the daemon stays. Stop it with SIGTERM: mounts then pause\n"
       "and go on when it is back. There is no encryption and no authentication: listen only where\n"
-      "you trust everyone.");
-  command->add_option("STORE", arguments->store, "the directory that mkfs made")->required();
+      "you trust everyone.\n"
+      "  plumeria serve /srv/store --listen 192.0.2.1:7411\n" +
+      exit_codes());
+  command->add_option("STORE", arguments->store, "the directory that mkfs made")
+      ->required()
+      ->type_name("");
   command
       ->add_option(
           "--listen", arguments->listen,
           "address to serve at: HOST:PORT, [V6]:PORT or unix:PATH; port 0 takes a free one")
+      ->check([](const std::string& text) {
+        const Status is_address = os::check_address(text);
+        return is_address ? std::string() : is_address.error().what;
+      })
+      ->type_name("ADDRESS")
       ->capture_default_str();
   command
       ->add_option("--lease", arguments->lease_seconds,
-                   "seconds after which a silent mount is given up (default: as mkfs was told)")
-      ->check(CLI::Range(lease_seconds_min, lease_seconds_max));
+                   "how long a mount may be silent before it is given up, 1 to 3600 (default: as "
+                   "mkfs was told)")
+      ->check(seconds_between(lease_seconds_min, lease_seconds_max))
+      ->type_name("SECONDS");
   add_launch_options(*command, arguments->launch);
   command->callback([arguments, &exit] { exit = run(*arguments); });
 }

@@ -30,11 +30,17 @@ Result<nlohmann::json> look_at_store(const std::string& path) {
 
 Result<nlohmann::json> find_out(const std::string& text) {
   TRY(const Target target, resolve(text));
-  if (target.is_address) return ask(target.text, "status", patience);
+  if (target.is_address) {
+    auto answer = ask(target.text, "status", patience);
+    if (!answer) return fail(with_hint(answer.error(), target));
+    return answer;
+  }
   auto answer = ask(admin_address(target.text), "status", patience);
   if (answer || answer.error().code != Errc::unavailable) return answer;
   if (is_mounted(target.text)) {
-    return fail(Errc::unavailable, absl::StrCat("the daemon of ", target.text));
+    return fail(Errc::unavailable,
+                absl::StrCat(target.text, ": its daemon ",
+                             is_dead_mount(target.text) ? "has died" : "does not answer"));
   }
   return look_at_store(target.text);
 }
@@ -53,7 +59,19 @@ void add_status(CLI::App& app, Exit& exit) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = app.add_subcommand(
       "status", "Show leases, locks, log and cache of a mount, a server or a store");
-  command->add_option("TARGET", arguments->target, "mount point, store, or HOST:PORT")->required();
+  command->footer(
+      absl::StrCat("A mount point and a store that is in use are answered by the daemon of this "
+                   "machine; a store\n"
+                   "that is not in use is described from what it says itself. plumeria-status(1) "
+                   "explains every\n"
+                   "member.\n"
+                   "  plumeria status /mnt\n"
+                   "  plumeria status 192.0.2.1:7411 --json\n",
+                   exit_codes()));
+  command->add_option("TARGET", arguments->target, "mount point, store, or HOST:PORT")
+      ->required()
+      ->check(not_empty())
+      ->type_name("");
   command->add_flag("--json", arguments->json, "as JSON, for programs");
   command->callback([arguments, &exit] { exit = run(*arguments); });
 }

@@ -26,6 +26,7 @@ Exit run(const Arguments& arguments) {
     complain(absl::StrCat(*path, ": no Plumeria file system is mounted here"));
     return Exit::failed;
   }
+  const bool was_dead = is_dead_mount(*path);
   const Duration patience =
       std::chrono::milliseconds(static_cast<std::int64_t>(arguments.patience_seconds * 1000));
   // The daemon is asked first, so that its end cannot be missed; if it does not answer there is
@@ -46,6 +47,11 @@ Exit run(const Arguments& arguments) {
     return error == EBUSY ? Exit::in_use : Exit::failed;
   }
   if (arguments.lazy) return Exit::ok;
+  if (was_dead) {
+    complain(absl::StrCat(
+        *path, " is unmounted; its daemon had died, and with it what was not yet ", "written"));
+    return Exit::ok;
+  }
   if (!ended) {
     complain(absl::StrCat(*path, " is unmounted, but its daemon did not say that everything is ",
                           "written: ", ended.error().message()));
@@ -65,13 +71,20 @@ void add_umount(CLI::App& app, Exit& exit) {
   CLI::App* command =
       app.add_subcommand("umount", "Unmount, and wait until everything is written to the store");
   command->footer(
-      "umount(8) does as well, but returns before the daemon has written everything back.");
-  command->add_option("DIR", arguments->directory, "the mount point")->required();
+      "umount(8) does as well, but returns before the daemon has written everything back.\n"
+      "A mount whose daemon has died is unmounted at once.\n" +
+      exit_codes());
+  command->add_option("DIR", arguments->directory, "the mount point")
+      ->required()
+      ->check(not_empty())
+      ->type_name("");
   command->add_flag("-l,--lazy", arguments->lazy,
                     "detach now, even if files are open; the daemon ends after the last is closed");
   command
       ->add_option("--timeout", arguments->patience_seconds,
-                   "seconds to wait for the daemon to write everything back")
+                   "how long to wait for the daemon to write everything back")
+      ->check(seconds_between(0, 86400))
+      ->type_name("SECONDS")
       ->capture_default_str();
   command->callback([arguments, &exit] { exit = run(*arguments); });
 }

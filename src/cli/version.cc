@@ -8,12 +8,15 @@
 namespace plumeria::cli {
 
 void add_version(CLI::App& app, Exit& exit) {
-  app.add_subcommand("version", "Print the versions of program, format and protocol")
-      ->callback([&exit] {
-        std::printf("plumeria %s, store format %u, protocol %u\n", PLUMERIA_VERSION,
-                    format::format_version, net::protocol_version);
-        exit = Exit::ok;
-      });
+  CLI::App* command =
+      app.add_subcommand("version", "Print the versions of program, format and protocol");
+  command->footer(
+      "A server and its mounts must speak the same protocol, and a store be of this format.");
+  command->callback([&exit] {
+    std::printf("plumeria %s, store format %u, protocol %u\n", PLUMERIA_VERSION,
+                format::format_version, net::protocol_version);
+    exit = Exit::ok;
+  });
 }
 
 }  // namespace plumeria::cli
