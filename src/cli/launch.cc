@@ -177,6 +177,12 @@ void Launch::ready(std::string_view message) {
   tell(Exit::ok, message);
 }
 
+void Launch::die(const Error& error) {
+  const Exit exit = failed(error);
+  if (!options_.pid_file.empty()) ::unlink(options_.pid_file.c_str());
+  std::_Exit(static_cast<int>(exit));
+}
+
 Exit Launch::failed(const Error& error) {
   log_error(error.message());
   tell(exit_of(error), error.message());

@@ -38,6 +38,8 @@ class Launch {
   void ready(std::string_view message);
   // The command that started us fails with this error, which is logged too.
   Exit failed(const Error& error);
+  // Ends the process at once, as a crash would.
+  [[noreturn]] void die(const Error& error);
 
  private:
   void tell(Exit exit, std::string_view message);

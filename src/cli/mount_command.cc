@@ -208,11 +208,11 @@ Result<Target> check(const Arguments& arguments, Wanted& wanted) {
   fuse::MountPoint& point = wanted.point;
   TRY(Target target, resolve(arguments.target));
   TRY(point.directory, directory_path(arguments.directory));
-  TRY_STATUS(check_mount_point(point.directory, wanted.over_files));
   if (!target.is_address && (absl::StartsWith(point.directory + "/", target.text + "/") ||
                              absl::StartsWith(target.text + "/", point.directory + "/"))) {
     return fail(Errc::invalid, "store and mount point are inside one another");
   }
+  TRY_STATUS(check_mount_point(point.directory, wanted.over_files));
   point.source = target.text;
   return target;
 }

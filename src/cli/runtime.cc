@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -103,8 +104,9 @@ bool is_dead_mount(const std::string& path) {
   const pid_t child = ::fork();
   if (child < 0) return false;
   if (child == 0) {
-    struct stat what {};
-    ::_exit(::stat(path.c_str(), &what) != 0 && errno == ENOTCONN ? dead : answers);
+    // Unlike attributes, this is never answered from the kernel's cache.
+    struct statfs what {};
+    ::_exit(::statfs(path.c_str(), &what) != 0 && errno == ENOTCONN ? dead : answers);
   }
   for (int look = 0; look < 100; ++look) {
     int status = 0;

@@ -105,6 +105,9 @@ Exit run(const Arguments& arguments) {
   Runtime runtime;
   auto store = open_store(runtime, *path, /*read_only=*/false);
   if (!store) return launch.failed(store.error());
+  // Mounts then wait for the next server, to which they send again what no flush has covered; an
+  // error would make them lose it.
+  (*store).disk->on_broken([&launch](const Error& error) { launch.die(error); });
   Service service(runtime, std::move(*store), arguments);
   runtime.on_signal([&service](int signal) {
     log_info(absl::StrCat("signal ", signal));

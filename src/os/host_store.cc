@@ -168,7 +168,8 @@ struct HostStore::State {
     if (!broken) {
       log_error(absl::StrCat("the store cannot be written any more: ", error.message(),
                              "; put it right, then restart"));
-      broken = Error{Errc::io, error.message()};
+      broken = Error{Errc::io, error.what};
+      if (broken_handler) broken_handler(*broken);
     }
     return fail(*broken);
   }
@@ -197,6 +198,7 @@ struct HostStore::State {
   StoreDirectory directory;
   SegmentFiles files;
   std::optional<Error> broken;
+  std::function<void(const Error&)> broken_handler;
 
   std::map<Segment, SegmentFilePointer> dirty_files;  // written since the last flush began
   bool too_many_dirty = false;                        // then of all files
@@ -238,6 +240,9 @@ bool HostStore::was_clean() const { return state_->directory.was_clean(); }
 std::uint64_t HostStore::incarnation() const { return state_->directory.incarnation(); }
 std::uint64_t HostStore::identity() const { return state_->directory.identity(); }
 const std::string& HostStore::path() const { return state_->path; }
+void HostStore::on_broken(std::function<void(const Error&)> handler) {
+  state_->broken_handler = std::move(handler);
+}
 std::map<LeaseNumber, disk::LateChanges> HostStore::late_changes() const {
   return state_->directory.admission.late();
 }

@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -45,6 +46,9 @@ class HostStore final : public disk::VirtualDisk {
   static Result<std::unique_ptr<HostStore>> open(RealExecutor& executor, ThreadPool& pool,
                                                  std::string path, Options options);
   ~HostStore() override;  // Without close(): the next open() tells that it was not clean.
+
+  // Called once, in the middle of the call that fails first, when nothing can be written any more.
+  void on_broken(std::function<void(const Error&)> handler);
 
   // Whether the user before closed it with everything flushed. If not, all logs must be replayed.
   bool was_clean() const;

@@ -173,10 +173,22 @@ Result<StoreDirectory> StoreDirectory::open(std::string path, bool read_only) {
   store.path_ = std::move(path);
   TRY_STATUS(store.read_identity());
   TRY_STATUS(store.lock(read_only));
+  TRY_STATUS(store.check_folders());
   TRY_STATUS(store.read_state(read_only));
   TRY_STATUS(store.read_leases(read_only));
   TRY_STATUS(store.read_registers(read_only));
   return store;
+}
+
+Status StoreDirectory::check_folders() const {
+  for (int folder = 0; folder < segment_folders; ++folder) {
+    const std::string path = segment_folder(path_, folder);
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
+      return fail(Errc::corrupt, absl::StrCat(path, " (no directory)"));
+    }
+  }
+  return {};
 }
 
 Status StoreDirectory::read_identity() {

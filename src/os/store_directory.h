@@ -68,6 +68,8 @@ class StoreDirectory {
   Status read_state(bool read_only);
   Status read_leases(bool read_only);
   Status read_registers(bool read_only);
+  // A missing one would look like segments that were never written.
+  Status check_folders() const;
   // `file` was just opened: a damaged slot is repaired if a power cut can have torn it.
   Status check_slots(SlotFile& file, ByteView value, bool read_only) const;
 
