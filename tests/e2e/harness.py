@@ -226,8 +226,9 @@ class Server(Process):
 class Mount(Process):
     def __init__(self, world, target, name, *options):
         self.path = world.folder / name
-        self.path.mkdir(exist_ok=True)
         self.minor = None
+        if str(self.path) not in mount_table():  # else a dead one is still there
+            self.path.mkdir(exist_ok=True)
         super().__init__(world, f"mount-{name}", "mount", target, self.path, "--foreground",
                          *options)
         self.wait_usable()
@@ -237,7 +238,10 @@ class Mount(Process):
             if not self.alive():
                 raise AssertionError(f"mount ended with {self.popen.returncode}\n{self.messages()}")
             self.minor = mount_table().get(str(self.path))
-            return self.minor is not None
+            try:
+                return self.minor is not None and os.statvfs(self.path)
+            except OSError:
+                return False
         wait_until(usable, 60, f"mount at {self.path}")
         self.path.stat()
 
