@@ -7,11 +7,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
+
 #include "base/check.h"
+#include "fuse/wire.h"
 
 namespace plumeria::fuse {
 
@@ -63,6 +67,12 @@ std::string escaped(const std::string& path) {
     }
   }
   return out;
+}
+
+void* unreadable_page() {
+  static void* const page = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(page != MAP_FAILED);
+  return page;
 }
 
 }  // namespace
@@ -130,8 +140,17 @@ int Device::reply(std::span<const iovec> parts) {
 }
 
 int Device::notify(ByteView message) const {
+  fuse_out_header header{};
+  CHECK(message.size() >= sizeof header);
+  std::memcpy(&header, message.data(), sizeof header);
+  const std::size_t missing = header.len - message.size();
+  const std::array<iovec, 2> parts{
+      iovec{const_cast<std::byte*>(message.data()), message.size()},
+      iovec{missing == 0 ? nullptr : unreadable_page(), missing},
+  };
   for (;;) {
-    if (::write(fd_, message.data(), message.size()) >= 0) return 0;
+    if (::writev(fd_, parts.data(), missing == 0 ? 1 : 2) >= 0) return 0;
+    if (missing > 0 && errno == EFAULT) return 0;
     if (errno != EINTR) return errno;
   }
 }

@@ -41,6 +41,8 @@ class Device {
   Result<std::size_t> read(MutableByteView buffer);
   // An errno, 0 when the kernel took it. ENOENT: the request was interrupted and is gone.
   int reply(std::span<const iovec> parts);
+  // A message whose header announces more bytes than there are (make_longer()) is sent with bytes
+  // that the kernel fails to read: it then has done everything but the copying.
   int notify(ByteView message) const;
 
   // The name of the connection in /sys/fs/fuse/connections.

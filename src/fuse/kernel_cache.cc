@@ -3,8 +3,6 @@
 #include <absl/strings/str_cat.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 #include <algorithm>
 
@@ -21,27 +19,14 @@ constexpr Duration reply_patience = 500us;
 constexpr std::uint32_t rounds_before_backing_off = 2;
 constexpr Duration unknown_inode_patience = 1s;
 constexpr Duration listing_patience = 200ms;
-constexpr std::size_t own_threads_max = 8;
+constexpr Duration size_patience = 200ms;
+constexpr std::size_t own_threads_max = 8, size_threads_max = 8;
 constexpr std::size_t batch_size = 256;
 
 Bytes forget_range(fs::InodeNumber inode, Range range) {
   const bool to_end = range.end > static_cast<std::uint64_t>(INT64_MAX);
   return forget_inode(raw(inode), static_cast<std::int64_t>(range.begin),
                       to_end ? 0 : static_cast<std::int64_t>(range.end - range.begin));
-}
-
-// Whether a thread has left the reading of a directory. Unknown counts as no.
-bool has_left_getdents(std::uint32_t thread) {
-  const int fd = ::open(absl::StrCat("/proc/", thread, "/syscall").c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return true;  // It has ended, or hides.
-  char text[128];
-  const ssize_t length = ::read(fd, text, sizeof text - 1);
-  ::close(fd);
-  if (length <= 0) return true;
-  text[length] = '\0';
-  if (text[0] == 'r') return false;  // "running"
-  const long call = ::strtol(text, nullptr, 10);
-  return call != 78 && call != 217;  // getdents, getdents64
 }
 
 }  // namespace
@@ -79,7 +64,8 @@ KernelCache::KernelCache(os::RealExecutor& executor, const Device& device, std::
       answered_(executor),
       settled_(executor),
       notifier_(executor, device, threads_max),
-      own_notifier_(executor, device, own_threads_max) {}
+      own_notifier_(executor, device, own_threads_max),
+      size_notifier_(executor, device, size_threads_max) {}
 
 PageGate* KernelCache::gate(fs::InodeNumber inode) {
   const auto found = gates_.find(inode);
@@ -143,7 +129,9 @@ Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   if (what.names) co_await drop_names(inode);
   PageGate& gate = gates_[inode];  // It stays where it is, and is not idle until end_drop().
   drain_();
-  answer_under_revoke(inode, gate.begin_drop(what.attributes || what.pages));
+  answer_under_revoke(inode, gate.begin_drop(what.pages, what.is_exclusive));
+  co_await wait_for_replies(inode);
+  co_await wait_until_size_is_set(inode);
   co_await wait_for_replies(inode);
   // Without a READ or WRITE since the last time, and without one who may write, there are no pages.
   const bool pages = what.pages && (gate.may_have_pages() || writable_.contains(inode));
@@ -181,7 +169,12 @@ Task<void> KernelCache::drop_names(fs::InodeNumber inode) {
 
 Task<void> KernelCache::drop_attributes(fs::InodeNumber inode) {
   told_.erase(inode);
-  size_may_have_changed(inode);
+  invalidation_begins(inode);
+  co_await forget_attributes_of(inode);
+  invalidation_ended(inode);
+}
+
+Task<void> KernelCache::forget_attributes_of(fs::InodeNumber inode) {
   // An inode that is being evicted with dirty pages makes even this wait, until we have taken them.
   const bool may_be_dirty = gates_[inode].may_have_pages() || writable_.contains(inode);
   if (!may_be_dirty) {
@@ -251,6 +244,7 @@ Task<void> KernelCache::invalidate_round(fs::InodeNumber inode, std::vector<Rang
     auto watch = std::make_shared<Watch>(executor_);
     std::vector<Bytes> messages;
     for (const Range& range : ranges) messages.push_back(forget_range(inode, range));
+    invalidation_begins(inode);
     const auto job = Watch::start(notifier_, watch, std::move(messages));
     while (!watch->done) {
       co_await Watch::wait(&executor_, watch);
@@ -261,6 +255,7 @@ Task<void> KernelCache::invalidate_round(fs::InodeNumber inode, std::vector<Rang
       ++statistics_.blocked;
       answer_under_revoke(inode, pages.blocked());
     }
+    invalidation_ended(inode);
     if (!Notifier::any_unknown(*job) || !known(inode) || stopped_) co_return;
     co_await back_off(times);
   }
@@ -301,8 +296,8 @@ bool KernelCache::must_invalidate(fs::InodeNumber inode, const DataRequest& requ
 Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest request,
                                        Range where_it_went) {
   ++statistics_.own_ranges;
-  size_may_have_changed(inode);
   ++settling_[inode];
+  invalidation_begins(inode);
   std::vector<Bytes> whole, parts;
   for (const auto& own : gates_[inode].invalidate_before_reply(request, where_it_went)) {
     (own.may_wait_for_reply ? parts : whole).push_back(forget_range(inode, own.range));
@@ -322,6 +317,7 @@ Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest reques
       if (Notifier::sleeps_without_progress(*job)) break;
     }
   }
+  invalidation_ended(inode);
   const auto settling = settling_.find(inode);
   if (--settling->second == 0) settling_.erase(settling);
   settled_.notify_all();
@@ -363,12 +359,170 @@ Task<void> KernelCache::invalidate_before_append(fs::InodeNumber inode, Range ra
       planted(Fault::fuse_append_not_invalidated)) {
     co_return;
   }
+  invalidation_begins(inode);
   std::vector<Bytes> messages;
   messages.push_back(forget_range(inode, pages));
   co_await drop_batch(std::move(messages));
+  invalidation_ended(inode);
 }
 
-void KernelCache::looked_up(fs::InodeNumber inode) { ++lookups_[inode]; }
+// ---- sizes
+
+// A reply is ignored if the inode changes between the moment when the kernel makes the request and
+// the one when its process has taken the reply. The first is not known; but what was made before an
+// invalidation has come by when there was nothing more to read after it.
+KernelCache::Believed KernelCache::is_believed(fs::InodeNumber inode, Arrival arrival,
+                                               std::uint32_t thread) const {
+  const auto found = sizes_.find(inode);
+  if (found == sizes_.end()) return Believed::no;
+  const Size& size = found->second;
+  if (size.invalidations > 0 || size.invalidated.times_empty >= arrival.times_empty ||
+      size.invalidated.changes > arrival.changes || size.replied.changes > arrival.changes) {
+    return Believed::no;
+  }
+  // What the last reply tells happens when its thread takes it.
+  if (size.thread == thread || size.replied.times_empty < arrival.times_empty) return Believed::yes;
+  return Believed::maybe;
+}
+
+KernelCache::Arrival KernelCache::change(Size& size) {
+  size.belief.changed();
+  ++changes_;
+  return {changes_, times_empty_};
+}
+
+void KernelCache::replied_to(Size& size, std::uint32_t thread) {
+  size.replied = change(size);
+  size.thread = thread;
+}
+
+void KernelCache::inode_told(fs::InodeNumber inode, std::uint64_t size, bool is_new) {
+  const auto found = sizes_.find(inode);
+  if (found == sizes_.end()) {
+    sizes_.emplace(inode, Size(size));
+  } else if (is_new) {
+    found->second.belief = SizeBelief(size);
+  } else {
+    found->second.belief.told(size);
+  }
+}
+
+void KernelCache::size_told(fs::InodeNumber inode, Arrival arrival, std::uint32_t thread,
+                            std::uint64_t size) {
+  const auto found = sizes_.find(inode);
+  if (found == sizes_.end()) return;
+  const Believed believed = is_believed(inode, arrival, thread);
+  replied_to(found->second, thread);
+  if (is_sure_of_size(inode, size)) return;
+  if (believed == Believed::yes) {
+    found->second.belief.will_be_told(thread, size);
+  } else {
+    found->second.belief.told(size);
+  }
+}
+
+void KernelCache::size_set_by(fs::InodeNumber inode, std::uint32_t thread, std::uint64_t size) {
+  const auto found = sizes_.find(inode);
+  if (found == sizes_.end()) return;
+  replied_to(found->second, thread);
+  found->second.belief.will_be(thread, size);
+}
+
+void KernelCache::written_by(fs::InodeNumber inode, std::uint32_t thread, std::uint64_t end) {
+  const auto found = sizes_.find(inode);
+  if (found == sizes_.end()) return;
+  replied_to(found->second, thread);
+  if (!found->second.belief.may_be_less_than(end)) return;
+  found->second.belief.will_be_at_least(thread, end);
+}
+
+void KernelCache::heard_from(fs::InodeNumber inode, std::uint32_t thread) {
+  const auto found = sizes_.find(inode);
+  if (found != sizes_.end()) found->second.belief.heard_from(thread);
+}
+
+void KernelCache::changes_file(fs::InodeNumber inode) {
+  const auto found = sizes_.find(inode);
+  if (found != sizes_.end()) found->second.belief.heard_from(found->second.belief.waits_for());
+}
+
+bool KernelCache::may_believe_in_more(fs::InodeNumber inode, std::uint64_t size) const {
+  const auto found = sizes_.find(inode);
+  return found != sizes_.end() && found->second.belief.may_be_more_than(size) && !stopped_ &&
+         !planted(Fault::fuse_size_told_once);
+}
+
+bool KernelCache::may_believe_in_less(fs::InodeNumber inode, std::uint64_t size) const {
+  const auto found = sizes_.find(inode);
+  return found != sizes_.end() && found->second.belief.may_be_less_than(size) && !stopped_ &&
+         !planted(Fault::fuse_size_told_once);
+}
+
+// The kernel does it before it looks at the page of the end, which may be locked by a request that
+// waits for us.
+Task<void> KernelCache::make_longer(fs::InodeNumber inode, std::uint64_t size) {
+  ++statistics_.made_longer;
+  invalidation_begins(inode);
+  auto watch = std::make_shared<Watch>(executor_);
+  std::vector<Bytes> messages;
+  messages.push_back(fuse::make_longer(raw(inode), size));
+  const auto job = Watch::start(size_notifier_, watch, std::move(messages));
+  while (!watch->done) {
+    co_await Watch::wait(&executor_, watch);
+    if (!watch->done && Notifier::sleeps_without_progress(*job)) break;
+  }
+  invalidation_ended(inode);
+  const auto found = sizes_.find(inode);
+  if (found != sizes_.end()) found->second.belief.is_at_least(size);
+}
+
+void KernelCache::forget_soon(fs::InodeNumber inode, Range range) {
+  if (stopped_) return;
+  std::vector<Bytes> messages;
+  messages.push_back(forget_range(inode, pages_touched(range)));
+  tasks_.spawn(drop_batch(std::move(messages)));
+}
+
+void KernelCache::invalidation_begins(fs::InodeNumber inode) {
+  const auto found = sizes_.find(inode);
+  if (found == sizes_.end()) return;
+  found->second.invalidated = change(found->second);
+  ++found->second.invalidations;
+}
+
+void KernelCache::invalidation_ended(fs::InodeNumber inode) {
+  const auto found = sizes_.find(inode);
+  if (found == sizes_.end() || found->second.invalidations == 0) return;
+  found->second.invalidated = change(found->second);
+  --found->second.invalidations;
+  drain_();
+}
+
+// An invalidation would make the kernel ignore a size that it was told and has not taken. And pages
+// that are cut off too late are those of whoever reads them under the next lock.
+Task<void> KernelCache::wait_until_size_is_set(fs::InodeNumber inode) {
+  const TimePoint patience = executor_.now() + size_patience;
+  bool ran = false;
+  while (!stopped_) {
+    const auto found = sizes_.find(inode);
+    const std::uint32_t thread =
+        found == sizes_.end() ? 0 : found->second.belief.waits_for();
+    if (thread == 0) co_return;
+    const Taken taken = has_taken_reply(thread);
+    if (taken == Taken::yes || (taken == Taken::soon && ran) || executor_.now() > patience) {
+      found->second.belief.heard_from(thread);
+      co_return;
+    }
+    ran = taken == Taken::soon;
+    if (taken == Taken::cuts && !executing_any(inode)) {
+      drain_();
+      answer_under_revoke(inode, gates_[inode].blocked_reads());
+    }
+    co_await sleep_until(executor_, executor_.now() + Duration(50us));
+  }
+}
+
+bool KernelCache::looked_up(fs::InodeNumber inode) { return ++lookups_[inode] == 1; }
 
 bool KernelCache::forgotten(fs::InodeNumber inode, std::uint64_t count) {
   const auto found = lookups_.find(inode);
@@ -379,6 +533,7 @@ bool KernelCache::forgotten(fs::InodeNumber inode, std::uint64_t count) {
   }
   lookups_.erase(found);
   told_.erase(inode);
+  sizes_.erase(inode);
   const auto pages = gates_.find(inode);
   if (pages != gates_.end() && pages->second.quiet()) gates_.erase(pages);
   return true;

@@ -15,10 +15,13 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "base/async.h"
 #include "fuse/notifier.h"
 #include "fuse/page_gate.h"
+#include "fuse/size_belief.h"
+#include "fuse/thread_state.h"
 #include "mount/kernel_cache.h"
 
 namespace plumeria::fuse {
@@ -31,6 +34,8 @@ struct CacheStatistics {
   std::uint64_t own_ranges = 0;       // WRITEs that had to invalidate their own pages
   std::uint64_t epochs = 0;           // times that all names were made to be looked up again
   std::uint64_t unknown_retries = 0;  // invalidations repeated because a reply was on its way
+  std::uint64_t made_longer = 0;      // sizes that a reply would not have told surely
+  std::uint64_t reads_refused = 0;    // whose end the kernel would have ignored
   Duration longest_drop{};
 };
 
@@ -69,16 +74,46 @@ class KernelCache final : public mount::KernelCache {
   void executing(fs::InodeNumber inode, fs::Access access);  // takes that back
   // What the kernel has of the range, if it may have any, is written and forgotten.
   Task<void> invalidate_before_append(fs::InodeNumber inode, Range range);
-  // See PageGate::generation().
-  std::uint64_t generation(fs::InodeNumber inode) { return gates_[inode].generation(); }
-  void size_may_have_changed(fs::InodeNumber inode) { gates_[inode].size_may_have_changed(); }
   // Whether there may be pages that a mapping of this mount has made dirty.
   bool may_have_dirty_pages(fs::InodeNumber inode) const;
   // Its reply goes out now.
   void replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access);
 
+  // Sizes of regular files (docs/kernel.md, "Sizes"). What the kernel is told by a reply it ignores
+  // if the inode has changed since the request was made, which was some time before it arrived.
+  struct Arrival {
+    std::uint64_t changes = 0, times_empty = 0;
+  };
+  Arrival arrival() const { return {changes_, times_empty_}; }
+  // Every request that the kernel had sent was read.
+  void device_is_empty() { ++times_empty_; }
+  enum class Believed { yes, maybe, no };
+  Believed is_believed(fs::InodeNumber inode, Arrival arrival, std::uint32_t thread) const;
+  // The first reply that names an inode is not ignored. `is_new`: there was none before.
+  void inode_told(fs::InodeNumber inode, std::uint64_t size, bool is_new);
+  // A reply that names the size goes out to `thread`.
+  void size_told(fs::InodeNumber inode, Arrival arrival, std::uint32_t thread, std::uint64_t size);
+  // A reply after which `thread` sets the size, or makes it at least `end`.
+  void size_set_by(fs::InodeNumber inode, std::uint32_t thread, std::uint64_t size);
+  void written_by(fs::InodeNumber inode, std::uint32_t thread, std::uint64_t end);
+  // A request of the thread for this inode: it has taken all replies of before. If it changes the
+  // file, so have those who did that before: the kernel lets one at a time.
+  void heard_from(fs::InodeNumber inode, std::uint32_t thread);
+  void changes_file(fs::InodeNumber inode);
+  // Before a reply from which somebody may learn the size: whether the kernel believes in another.
+  bool may_believe_in_more(fs::InodeNumber inode, std::uint64_t size) const;
+  bool may_believe_in_less(fs::InodeNumber inode, std::uint64_t size) const;
+  bool is_sure_of_size(fs::InodeNumber inode, std::uint64_t size) const {
+    return !may_believe_in_more(inode, size) && !may_believe_in_less(inode, size);
+  }
+  // Makes it believe in at least that; the lock must not go meanwhile.
+  Task<void> make_longer(fs::InodeNumber inode, std::uint64_t size);
+  // What it has of the range is forgotten in a while.
+  void forget_soon(fs::InodeNumber inode, Range range);
+
   // Lookup counts: each reply that names an inode adds one, FORGET takes them away.
-  void looked_up(fs::InodeNumber inode);
+  // Whether this is the first.
+  bool looked_up(fs::InodeNumber inode);
   // Whether that was the last.
   bool forgotten(fs::InodeNumber inode, std::uint64_t count);
   // Handles, by the flags of open(2).
@@ -96,6 +131,7 @@ class KernelCache final : public mount::KernelCache {
   // The connection is gone: whatever waits goes on.
   void stop();
 
+  void read_refused() { ++statistics_.reads_refused; }
   const CacheStatistics& statistics() const { return statistics_; }
 
 #ifdef PLUMERIA_PLANTED_FAULTS
@@ -117,8 +153,13 @@ class KernelCache final : public mount::KernelCache {
   Task<void> drop_names(fs::InodeNumber inode);
   Task<void> drop_pages(fs::InodeNumber inode, std::vector<Range> ranges);
   Task<void> drop_attributes(fs::InodeNumber inode);
+  Task<void> forget_attributes_of(fs::InodeNumber inode);
   Task<void> invalidate_round(fs::InodeNumber inode, std::vector<Range> ranges);
   Task<void> wait_until_listings_are_taken(fs::InodeNumber directory);
+  // Nobody is about to set the size, or to cut pages off, on account of our replies.
+  Task<void> wait_until_size_is_set(fs::InodeNumber inode);
+  void invalidation_begins(fs::InodeNumber inode);
+  void invalidation_ended(fs::InodeNumber inode);
   Task<void> drop_batch(std::vector<Bytes> messages);
   Task<void> drop_one(fs::InodeNumber inode);
   // Tells the kernel on this thread. Only for what cannot block: see docs/kernel.md.
@@ -146,14 +187,28 @@ class KernelCache final : public mount::KernelCache {
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> settling_;  // see settling(); never iterated
   Event settled_;
   std::map<std::uint32_t, fs::InodeNumber> listings_;  // by thread
+  struct Size {
+    explicit Size(std::uint64_t size) : belief(size) {}
+    SizeBelief belief;
+    // Times of the last invalidation and of the last reply that was to be taken.
+    Arrival invalidated, replied;
+    std::uint32_t thread = 0;         // to which that was
+    std::uint32_t invalidations = 0;  // under way
+  };
+  Arrival change(Size& size);
+  void replied_to(Size& size, std::uint32_t thread);
+  absl::node_hash_map<fs::InodeNumber, Size> sizes_;  // never iterated
+  std::uint64_t changes_ = 0, times_empty_ = 1;
   CacheStatistics statistics_;
 #ifdef PLUMERIA_PLANTED_FAULTS
   std::map<fs::InodeNumber, std::set<std::string>> names_;
 #endif
   // Last, so that their threads end first. WRITEs that invalidate their own pages have threads of
-  // their own, because an invalidation that holds a thread may wait for such a WRITE's reply.
+  // their own, because an invalidation that holds a thread may wait for such a WRITE's reply; so
+  // have sizes, whose thread may wait for a READ that is kept.
   Notifier notifier_;
   Notifier own_notifier_;
+  Notifier size_notifier_;
   TaskScope tasks_;
 };
 

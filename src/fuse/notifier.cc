@@ -1,19 +1,16 @@
 #include "fuse/notifier.h"
 
-#include <absl/strings/str_cat.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
 #include <atomic>
 
 #include "base/check.h"
+#include "fuse/thread_state.h"
 #include "fuse/wire.h"
 
 namespace plumeria::fuse {
@@ -34,30 +31,6 @@ Bytes message(std::int32_t code, const Body& body, std::string_view tail = {}) {
     std::memcpy(bytes.data() + sizeof header + sizeof body, tail.data(), tail.size());
   return bytes;
 }
-
-// A file of /proc that is read again and again.
-class ProcFile {
- public:
-  ProcFile(pid_t thread, const char* name)
-      : fd_(::open(absl::StrCat("/proc/self/task/", thread, "/", name).c_str(),
-                   O_RDONLY | O_CLOEXEC)) {}
-  ~ProcFile() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  ProcFile(const ProcFile&) = delete;
-  ProcFile& operator=(const ProcFile&) = delete;
-
-  std::string_view read() {
-    if (fd_ < 0) return {};
-    const ssize_t length = ::pread(fd_, buffer_.data(), buffer_.size(), 0);
-    return length <= 0 ? std::string_view{}
-                       : std::string_view(buffer_.data(), static_cast<std::size_t>(length));
-  }
-
- private:
-  int fd_;
-  std::array<char, 512> buffer_;
-};
 
 }  // namespace
 
@@ -86,6 +59,20 @@ Bytes forget_entry(std::uint64_t parent, std::string_view name, bool expire_only
   body.namelen = static_cast<std::uint32_t>(name.size());
   body.flags = expire_only ? 1u : 0u;  // FUSE_EXPIRE_ONLY
   return message(FUSE_NOTIFY_INVAL_ENTRY, body, name);
+}
+
+Bytes make_longer(std::uint64_t inode, std::uint64_t size) {
+  CHECK(size > 0);
+  fuse_notify_store_out body{};
+  body.nodeid = inode;
+  body.offset = size - 1;
+  body.size = 1;
+  Bytes bytes = message(FUSE_NOTIFY_STORE, body);
+  fuse_out_header header{};
+  std::memcpy(&header, bytes.data(), sizeof header);
+  header.len += body.size;
+  std::memcpy(bytes.data(), &header, sizeof header);
+  return bytes;
 }
 
 struct Notifier::Worker {
@@ -178,14 +165,12 @@ bool Notifier::sleeps_without_progress(Job& job) {
   Worker* worker = job.worker;
   if (worker == nullptr) return false;  // All threads are at work; its turn comes.
   if (worker->state == nullptr) {
-    worker->state = std::make_unique<ProcFile>(worker->id, "stat");
-    worker->schedule = std::make_unique<ProcFile>(worker->id, "schedstat");
+    const auto thread = static_cast<std::uint32_t>(worker->id);
+    worker->state = std::make_unique<ProcFile>(thread, "stat");
+    worker->schedule = std::make_unique<ProcFile>(thread, "schedstat");
   }
-  // "12 (notify) D 1 …": the state stands behind the name.
-  const std::string_view state = worker->state->read();
-  const std::size_t at = state.rfind(')');
-  const bool asleep = at == std::string_view::npos || at + 2 >= state.size() ||
-                      state[at + 2] == 'D' || state[at + 2] == 'S';
+  const char state = state_in(worker->state->read());
+  const bool asleep = state == '\0' || state == 'D' || state == 'S';
   const std::string_view schedule = worker->schedule->read();
   const bool same = job.last_schedule == schedule;
   job.last_schedule = schedule;

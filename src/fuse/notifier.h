@@ -29,6 +29,9 @@ namespace plumeria::fuse {
 Bytes forget_inode(std::uint64_t inode, std::int64_t offset, std::int64_t length);
 Bytes forget_attributes(std::uint64_t inode);
 Bytes new_epoch();
+// The file has at least `size` bytes, whatever the kernel believed. Its pages stay as they are: the
+// message announces a byte that Device::notify() does not have.
+Bytes make_longer(std::uint64_t inode, std::uint64_t size);
 // `expire_only`: it is looked up again at its next use; else it is removed.
 Bytes forget_entry(std::uint64_t parent, std::string_view name, bool expire_only);
 

@@ -84,9 +84,10 @@ void PageGate::withdrawn(const DataRequest& request) { leaves(request); }
 
 void PageGate::hold() { ++holds_; }
 
-std::vector<std::uint64_t> PageGate::begin_drop(bool reads) {
+std::vector<std::uint64_t> PageGate::begin_drop(bool reads, bool changes) {
   CHECK(holds_ > 0);
   ++drops_;
+  may_change_ = changes;
   std::vector<std::uint64_t> first;
   for (const DataKind kind : {DataKind::attributes, DataKind::read, DataKind::writepage}) {
     if (kind == DataKind::read && !reads) continue;
@@ -98,7 +99,6 @@ std::vector<std::uint64_t> PageGate::begin_drop(bool reads) {
 
 std::vector<Range> PageGate::begin_invalidation(bool everything) {
   CHECK(drops_ > 0);
-  ++generation_;
   dropping_everything_ = everything;
   if (!everything) {
     std::vector<Range> touched = next_round();
@@ -112,11 +112,10 @@ std::vector<Range> PageGate::begin_invalidation(bool everything) {
 
 std::vector<std::uint64_t> PageGate::blocked() {
   CHECK(drops_ > 0);
-  for (const DataKind kind : {DataKind::read, DataKind::truncate, DataKind::write}) {
-    std::vector<std::uint64_t> answers = take(kind);
-    if (!answers.empty()) return answers;
-  }
-  return {};
+  std::vector<std::uint64_t> answers = take(DataKind::read);
+  if (answers.empty() && may_change_) answers = take(DataKind::truncate);
+  if (answers.empty() && may_change_) answers = take(DataKind::write);
+  return answers;
 }
 
 std::vector<Range> PageGate::next_round() {
@@ -165,7 +164,6 @@ void PageGate::replying(const DataRequest& request) {
       cached_.add(pages_touched(request.range));
       break;
     case DataKind::write:
-      ++generation_;
       cached_.add(pages_covered(request.range));
       disturbed_ = drops_ > 0;
       break;
@@ -174,7 +172,6 @@ void PageGate::replying(const DataRequest& request) {
       break;
     case DataKind::direct_write:
     case DataKind::truncate:
-      ++generation_;
       break;
   }
   if (drops_ > 0) touched_.add(pages_touched(request.range));

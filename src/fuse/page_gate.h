@@ -76,13 +76,16 @@ class PageGate {
   // Returns what has been kept so far and is answered before the first invalidation: mapped dirty
   // pages, and what tells the kernel a size. (It ignores a size that it asked for before an
   // invalidation and is told after it; see docs/kernel.md, "Sizes".) `reads`: READs too; not if
-  // nothing is going to be invalidated.
-  std::vector<std::uint64_t> begin_drop(bool reads);
+  // nothing is going to be invalidated. `changes`: the lock that goes is held exclusively, so that
+  // what changes the file may be answered under it as well.
+  std::vector<std::uint64_t> begin_drop(bool reads, bool changes);
   // Those have been answered. The ranges to invalidate: `everything`, or what they touched.
   std::vector<Range> begin_invalidation(bool everything);
   // The invalidation makes no progress: the kept requests to answer under the lock, first those
   // that hold up others. Empty if none of ours blocks it.
   std::vector<std::uint64_t> blocked();
+  // The same, but READs only.
+  std::vector<std::uint64_t> blocked_reads() { return take(DataKind::read); }
   // What is to be invalidated again, because requests were answered since the last call.
   std::vector<Range> next_round();
   void end_drop();
@@ -105,9 +108,6 @@ class PageGate {
   // Whether the kernel may have pages of this file, or is sending any.
   bool may_have_pages() const { return !cached_.empty() || data_under_way_ > 0; }
   bool may_have_cached(Range range = Range()) const { return cached_.overlaps(range); }
-  // Grows whenever the kernel may come to ignore the end of the file in READs that it has sent.
-  std::uint64_t generation() const { return generation_; }
-  void size_may_have_changed() { ++generation_; }
   // Nothing is known of this inode that a new PageGate would not know.
   bool idle() const { return quiet() && cached_.empty() && !disturbed_; }
   // No request and no revoke is under way.
@@ -124,8 +124,7 @@ class PageGate {
   std::uint32_t drops_ = 0;
   // Arrived and not yet replied, the kept ones included; and those but GETATTRs.
   std::uint32_t under_way_ = 0, data_under_way_ = 0;
-  bool dropping_everything_ = false;
-  std::uint64_t generation_ = 0;
+  bool dropping_everything_ = false, may_change_ = false;
   bool disturbed_ = false;  // a page invalidation began or ended since the last WRITE's reply
 };
 

@@ -50,6 +50,18 @@ TEST(RangeSetTest, RemembersMoreRatherThanLess) {
   EXPECT_THAT(set.ranges(), ElementsAre(Range{0, RangeSet::limit * 10 + 1}));
 }
 
+TEST(PageGateTest, UnderASharedLockOnlyReadsAreAnswered) {
+  PageGate gate;
+  gate.hold();
+  gate.begin_drop(true, false);
+  gate.begin_invalidation(true);
+  gate.arrives(request(1, DataKind::write, 100, 200));
+  gate.arrives(request(2, DataKind::truncate, 0, Range::no_end));
+  gate.arrives(request(3, DataKind::read, 0, 4096));
+  EXPECT_THAT(gate.blocked(), ElementsAre(3));
+  EXPECT_THAT(gate.blocked(), IsEmpty());
+}
+
 TEST(PageGateTest, RunsEverythingWhileNothingIsGivenUp) {
   PageGate gate;
   EXPECT_EQ(gate.arrives(request(1, DataKind::read, 0, 4096)), Verdict::run);
@@ -69,7 +81,7 @@ TEST(PageGateTest, MappedDirtyPagesRunAsSoonAsTheInvalidationDoes) {
   PageGate gate;
   gate.hold();
   EXPECT_EQ(gate.arrives(request(1, DataKind::writepage, 0, 4096)), Verdict::keep);
-  EXPECT_THAT(gate.begin_drop(true), ElementsAre(1));
+  EXPECT_THAT(gate.begin_drop(true, true), ElementsAre(1));
   EXPECT_EQ(gate.arrives(request(2, DataKind::writepage, 0, 4096)), Verdict::run_under_revoke);
 }
 
@@ -80,7 +92,7 @@ TEST(PageGateTest, WhatTellsSizesIsAnsweredBeforeTheInvalidation) {
   EXPECT_EQ(gate.arrives(request(1, DataKind::read, 0, 4096)), Verdict::keep);
   EXPECT_EQ(gate.arrives(request(2, DataKind::attributes, 0, 0)), Verdict::keep);
   EXPECT_EQ(gate.arrives(request(3, DataKind::write, 0, 10)), Verdict::keep);
-  EXPECT_THAT(gate.begin_drop(true), ElementsAre(2, 1));
+  EXPECT_THAT(gate.begin_drop(true, true), ElementsAre(2, 1));
   EXPECT_EQ(gate.arrives(request(4, DataKind::attributes, 0, 0)), Verdict::run_under_revoke);
   EXPECT_EQ(gate.arrives(request(5, DataKind::read, 0, 4096)), Verdict::keep);
 }
@@ -92,7 +104,7 @@ TEST(PageGateTest, PagesOfReadsThatWereAnsweredFirstAreDroppedEvenIfOthersStay) 
   gate.hold();
   const DataRequest read = request(1, DataKind::read, 4096, 8192);
   gate.arrives(read);
-  EXPECT_THAT(gate.begin_drop(true), ElementsAre(1));
+  EXPECT_THAT(gate.begin_drop(true, true), ElementsAre(1));
   gate.replying(read);
   EXPECT_THAT(gate.begin_invalidation(false), ElementsAre(Range{4096, 8192}));
   EXPECT_THAT(gate.next_round(), IsEmpty());
@@ -101,7 +113,7 @@ TEST(PageGateTest, PagesOfReadsThatWereAnsweredFirstAreDroppedEvenIfOthersStay) 
 TEST(PageGateTest, AnswersReadsThenTruncatesThenWrites) {
   PageGate gate;
   gate.hold();
-  gate.begin_drop(true);
+  gate.begin_drop(true, true);
   gate.begin_invalidation(true);
   gate.arrives(request(1, DataKind::write, 0, 100));
   gate.arrives(request(2, DataKind::truncate, 50, Range::no_end));
@@ -116,7 +128,7 @@ TEST(PageGateTest, AnswersReadsThenTruncatesThenWrites) {
 TEST(PageGateTest, RepeatsWhatWasAnsweredWithoutPagesOfKeptReads) {
   PageGate gate;
   gate.hold();
-  gate.begin_drop(true);
+  gate.begin_drop(true, true);
   gate.begin_invalidation(true);
   const DataRequest answered = request(1, DataKind::read, 0, 12288);
   gate.arrives(answered);
@@ -143,7 +155,7 @@ TEST(PageGateTest, WriteThatMetNoInvalidationLeavesItsPagesAlone) {
 TEST(PageGateTest, WriteThatMetAnInvalidationDropsWhatReadsFilledMeanwhile) {
   PageGate gate;
   gate.hold();
-  gate.begin_drop(true);
+  gate.begin_drop(true, true);
   gate.begin_invalidation(true);
   gate.next_round();
   gate.end_drop();
@@ -166,7 +178,7 @@ TEST(PageGateTest, WriteThatMetAnInvalidationDropsWhatReadsFilledMeanwhile) {
 TEST(PageGateTest, PartOfAPageThatNobodyReadIsLockedAndLeftAlone) {
   PageGate gate;
   gate.hold();
-  gate.begin_drop(true);
+  gate.begin_drop(true, true);
   gate.begin_invalidation(true);
   gate.end_drop();
   gate.release();
@@ -178,7 +190,7 @@ TEST(PageGateTest, PartOfAPageThatNobodyReadIsLockedAndLeftAlone) {
 TEST(PageGateTest, DisturbanceLastsWhileTheInvalidationRuns) {
   PageGate gate;
   gate.hold();
-  gate.begin_drop(true);
+  gate.begin_drop(true, true);
   gate.begin_invalidation(true);
   const DataRequest read = request(1, DataKind::read, 0, 4096);
   gate.arrives(read);

@@ -22,7 +22,6 @@ namespace {
 constexpr std::size_t buffer_size = fs::io_size_max + 4096;
 constexpr std::size_t requests_per_wake = 64;  // before others of the executor get their turn
 constexpr Duration repeat_interval = 50us;
-constexpr Duration beyond_end_delay = 200us;
 
 // INIT flags that we ask for if the kernel has them. Never FUSE_WRITEBACK_CACHE (the kernel would
 // stay the authority for sizes), never FUSE_AUTO_INVAL_DATA (we say what is stale), no splicing.
@@ -163,7 +162,10 @@ bool Session::drain() {
       end();
       return i > 0;
     }
-    if (*length == 0) return i > 0;
+    if (*length == 0) {
+      cache_.device_is_empty();
+      return i > 0;
+    }
     handle(ByteView(buffer_).first(*length));
     if (!serving_) return true;
   }
@@ -182,7 +184,9 @@ void Session::handle(ByteView bytes) {
   request.caller.uid = header.uid;
   request.caller.gid = header.gid;
   request.thread = header.pid;
+  request.arrival = cache_.arrival();
   cache_.thread_seen(header.pid);
+  cache_.heard_from(request.inode, header.pid);
   switch (header.opcode) {
     case FUSE_LOOKUP:
     case FUSE_READLINK:
@@ -420,6 +424,10 @@ Task<void> Session::lookup(Request request, std::string name) {
     co_await cache_.settled(inode);
     found = co_await operations_->lookup(request.inode, name);
   }
+  if (found && found->attributes &&
+      cache_.may_believe_in_less(found->attributes->inode, found->attributes->size)) {
+    co_await cache_.make_longer(found->attributes->inode, found->attributes->size);
+  }
   if (!found) {
     reply_error(request, found.error());
     co_return;
@@ -509,7 +517,7 @@ Task<void> Session::create(Request request, std::string name, fuse_create_in in)
   out.open.fh = raw(made->handle);
   out.open.open_flags = open_flags_for(in.flags);
   const fs::InodeNumber inode = made->entry.value.inode;
-  cache_.looked_up(inode);
+  cache_.inode_told(inode, made->entry.value.size, cache_.looked_up(inode));
   opened(inode, in.flags);
   if (reply_with(request, out) == 0) co_return;
   // Nobody waits for it any more, so nobody will release or forget it.
@@ -530,7 +538,7 @@ Task<void> Session::readdir(Request request, fuse_read_in in, bool plus) {
   const bool may_cache = cache_.may_cache_names() && covers(listing->pins, request.inode);
   Bytes out;
   out.reserve(limit);
-  std::vector<fs::InodeNumber> told;
+  std::vector<const fs::Attributes*> told;
   for (const fs::DirectoryEntry& entry : listing->value) {
     if (!plus) {
       if (!append_entry(out, limit, entry)) break;
@@ -538,7 +546,8 @@ Task<void> Session::readdir(Request request, fuse_read_in in, bool plus) {
     }
     fuse_entry_out head{};
     const bool named = entry.attributes && !cache_.settling(entry.inode) && entry.name != "." &&
-                       entry.name != "..";
+                       entry.name != ".." &&
+                       cache_.is_sure_of_size(entry.inode, entry.attributes->size);
     if (named) {
       Validity validity;
       validity.name = may_cache;
@@ -547,13 +556,16 @@ Task<void> Session::readdir(Request request, fuse_read_in in, bool plus) {
       if (validity.attributes) cache_.attributes_told(entry.inode);
     }
     if (!append_entry_plus(out, limit, entry, head)) break;
-    if (named) told.push_back(entry.inode);
+    if (named) told.push_back(&*entry.attributes);
   }
-  for (const fs::InodeNumber inode : told) cache_.looked_up(inode);
+  for (const fs::Attributes* attributes : told) {
+    const bool is_new = cache_.looked_up(attributes->inode);
+    if (S_ISREG(attributes->mode)) cache_.inode_told(attributes->inode, attributes->size, is_new);
+  }
   if (reply(request, out.data(), out.size()) == 0) {
     cache_.listing_sent(request.inode, request.thread);
   } else {
-    for (const fs::InodeNumber inode : told) forget(raw(inode), 1);
+    for (const fs::Attributes* attributes : told) forget(raw(attributes->inode), 1);
   }
 }
 
@@ -566,35 +578,36 @@ Task<void> Session::getattr(Request request) {
   data.range = {0, 0};
   const fs::Access access = co_await admitted(request.inode, data);
   for (;;) {
+    Result<fs::Covered<fs::Attributes>> found;
     if (access == fs::Access::under_revoke) {
-      auto found = co_await operations_->getattr_under_revoke(request.inode);
-      cache_.executed(request.inode, access);
-      if (!cache_.settling(request.inode)) {
-        reply_attributes(request, data, access, found, false);
-        co_return;
-      }
-      cache_.executing(request.inode, access);
+      found = co_await operations_->getattr_under_revoke(request.inode);
     } else {
-      auto found = co_await operations_->getattr(request.inode);
-      if (!cache_.settling(request.inode)) {
-        reply_attributes(request, data, access, found, found && covers(found->pins, request.inode));
-        co_return;
-      }
+      found = co_await operations_->getattr(request.inode);
     }
     cache_.executed(request.inode, access);
-    co_await cache_.settled(request.inode);
+    if (cache_.settling(request.inode)) {
+      if (found) found->pins.clear();
+      co_await cache_.settled(request.inode);
+    } else if (found && cache_.may_believe_in_less(request.inode, found->value.size)) {
+      co_await cache_.make_longer(request.inode, found->value.size);
+    } else {
+      reply_attributes(request, data, access, found);
+      co_return;
+    }
     cache_.executing(request.inode, access);
   }
 }
 
 void Session::reply_attributes(const Request& request, const DataRequest& data, fs::Access access,
-                               const Result<fs::Covered<fs::Attributes>>& found, bool covered) {
+                               const Result<fs::Covered<fs::Attributes>>& found) {
   cache_.replying(request.inode, data, access);
   if (!found) {
     reply_error(request, found.error());
     return;
   }
-  const bool valid = covered || planted(Fault::fuse_attributes_uncovered);
+  cache_.size_told(request.inode, request.arrival, request.thread, found->value.size);
+  const bool valid =
+      covers(found->pins, request.inode) || planted(Fault::fuse_attributes_uncovered);
   if (valid) cache_.attributes_told(request.inode);
   reply_with(request, encode_attributes(found->value, valid));
 }
@@ -629,6 +642,7 @@ Task<void> Session::setattr(Request request, fuse_setattr_in in) {
   data.unique = request.unique;
   data.kind = DataKind::truncate;
   data.range = {in.size, Range::no_end};
+  cache_.changes_file(request.inode);
   for (;;) {
     fs::Access access = fs::Access::normal;
     if (changes.size) access = co_await admitted(request.inode, data);
@@ -644,6 +658,7 @@ Task<void> Session::setattr(Request request, fuse_setattr_in in) {
     } else {
       // Not for ever even if covered: the kernel takes these attributes without asking whether they
       // were invalidated between our reply and its waking up (docs/kernel.md, "Attributes").
+      cache_.size_set_by(request.inode, request.thread, done->value.size);
       reply_with(request, encode_attributes(done->value, false));
     }
     co_return;
@@ -705,20 +720,12 @@ Task<void> Session::release(Request request, fuse_release_in in) {
   reply_status(request, done);
 }
 
-// A READ that ends before the page that it asks for tells the kernel where the file ends, and that
-// is the only way in which a read(2) within a size that is no more learns of it. The kernel does
-// not listen if a WRITE, an invalidation or another such READ has come between (docs/kernel.md,
-// "Sizes").
 Task<void> Session::read(Request request, fuse_read_in in) {
   DataRequest data;
   data.unique = request.unique;
   data.kind = DataKind::read;
   data.range = range_of(in.offset, in.size);
-  // Several pages are asked for by read-ahead only. When it fails the kernel reads again those
-  // pages that somebody needs, one by one.
-  const bool can_be_asked_again = in.size > page_size;
-  const std::uint64_t generation = cache_.generation(request.inode);
-  bool waited = false;
+  last_reads_[request.thread] = request.unique;
   for (;;) {
     const fs::Access access = co_await admitted(request.inode, data);
     auto bytes = co_await operations_->read(request.inode, in.offset, in.size, access);
@@ -727,30 +734,59 @@ Task<void> Session::read(Request request, fuse_read_in in) {
       const bool repeat = co_await to_be_repeated(request.inode, data, access, bytes.error().code);
       if (repeat) continue;
     }
-    const bool beyond_end = bytes && bytes->empty() && in.offset > 0;
-    if (beyond_end && !can_be_asked_again && access == fs::Access::normal && !waited) {
-      // The READ of the page with the end itself comes together with this one, and must be answered
-      // first.
-      waited = true;
-      cache_.withdraw(request.inode, data);
-      co_await sleep_until(executor_, executor_.now() + beyond_end_delay);
-      continue;
-    }
-    const bool short_reply = bytes && bytes->size() < in.size;
-    const bool disturbed = cache_.generation(request.inode) != generation;
-    // A page beyond the end is hardly ever asked for by anything but read-ahead either.
-    const bool ask_again =
-        can_be_asked_again ? beyond_end || (short_reply && disturbed) : beyond_end && disturbed;
     cache_.replying(request.inode, data, access);
-    if (short_reply) cache_.size_may_have_changed(request.inode);
-    if (!bytes) {
-      reply_error(request, bytes.error());
-    } else if (ask_again) {
-      reply_errno(request, EAGAIN);
+    if (bytes) {
+      reply_read(request, in, *bytes);
     } else {
-      reply(request, bytes->data(), bytes->size());
+      reply_error(request, bytes.error());
     }
+    const auto last = last_reads_.find(request.thread);
+    if (last != last_reads_.end() && last->second == request.unique) last_reads_.erase(last);
     co_return;
+  }
+}
+
+// Several pages are only read ahead; what somebody waits for is read page by page.
+Waits Session::what_waits_for(const Request& request, const fuse_read_in& in) {
+  if (in.size > page_size) return Waits::otherwise;
+  const Waits waits = what_it_waits_for(request.thread);
+  if (waits == Waits::otherwise) return waits;
+  // It may be another READ that it waits for, if that was sent later.
+  while (serving_ && drain()) {
+  }
+  const auto last = last_reads_.find(request.thread);
+  return last != last_reads_.end() && last->second == request.unique ? waits : Waits::otherwise;
+}
+
+// A READ that ends before the page that it asks for tells the kernel where the file ends. If it is
+// going to ignore that, it would show the rest of the page as zeros, now and later. And one of pages
+// behind the end tells less than the one of the page with the end, which comes with it.
+void Session::reply_read(const Request& request, const fuse_read_in& in, const Bytes& bytes) {
+  const std::uint64_t end = in.offset + bytes.size();
+  if (bytes.size() == in.size || !cache_.may_believe_in_more(request.inode, end)) {
+    reply(request, bytes.data(), bytes.size());
+    return;
+  }
+  const Waits waits = what_waits_for(request, in);
+  const bool is_ahead = waits == Waits::otherwise;
+  const auto believed = cache_.is_believed(request.inode, request.arrival, request.thread);
+  const bool is_behind = bytes.empty() && in.offset > 0;
+  if (is_ahead ? is_behind || believed != KernelCache::Believed::yes
+               : is_behind && waits == Waits::for_mapped) {
+    // Of what is read ahead, the kernel reads again the pages that somebody needs.
+    reply_errno(request, EAGAIN);
+    return;
+  }
+  if (believed == KernelCache::Believed::no && waits == Waits::for_page) {
+    cache_.read_refused();
+    reply_errno(request, EINTR);
+    return;
+  }
+  // In a mapped page, zeros behind the end are right.
+  cache_.size_told(request.inode, request.arrival, request.thread, end);
+  reply(request, bytes.data(), bytes.size());
+  if (believed != KernelCache::Believed::yes) {
+    cache_.forget_soon(request.inode, range_of(in.offset, in.size));
   }
 }
 
@@ -789,6 +825,7 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
   data.unique = request.unique;
   data.kind = kind_of(in);
   data.range = range_of(in.offset, in.size);
+  if (!of_mapping) cache_.changes_file(request.inode);
   // A direct WRITE holds no page, so that nothing waits for it while it waits for the size. Once is
   // enough: it may have to try again because the size was asked for under a shared lock.
   bool flush_first = appends(in) && data.kind == DataKind::direct_write;
@@ -816,6 +853,7 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
     if (!written) {
       reply_error(request, written.error());
     } else {
+      if (!of_mapping) cache_.written_by(request.inode, request.thread, in.offset + written->written);
       fuse_write_out out{};
       out.size = static_cast<std::uint32_t>(written->written);
       reply_with(request, out);
@@ -932,7 +970,12 @@ void Session::reply_status(const Request& request, const Status& status) {
 
 int Session::reply_entry(const Request& request, const fuse_entry_out& entry) {
   const fs::InodeNumber inode{entry.nodeid};
-  cache_.looked_up(inode);
+  if (S_ISREG(entry.attr.mode)) {
+    cache_.inode_told(inode, entry.attr.size, cache_.looked_up(inode));
+    cache_.size_told(inode, request.arrival, request.thread, entry.attr.size);
+  } else {
+    cache_.looked_up(inode);
+  }
   if (entry.attr_valid != 0) cache_.attributes_told(inode);
   const int error = reply_with(request, entry);
   if (error != 0) forget(entry.nodeid, 1);

@@ -69,6 +69,7 @@ class Session {
     fs::InodeNumber inode{};
     fs::Caller caller;
     std::uint32_t thread = 0;
+    KernelCache::Arrival arrival;
   };
   class Arguments;
 
@@ -133,9 +134,11 @@ class Session {
   void reply_error(const Request& request, const Error& error);
   void reply_status(const Request& request, const Status& status);
   void reply_attributes(const Request& request, const DataRequest& data, fs::Access access,
-                        const Result<fs::Covered<fs::Attributes>>& found, bool covered);
+                        const Result<fs::Covered<fs::Attributes>>& found);
   // An entry for the kernel to keep, which counts as a lookup.
   int reply_entry(const Request& request, const fuse_entry_out& entry);
+  Waits what_waits_for(const Request& request, const fuse_read_in& in);
+  void reply_read(const Request& request, const fuse_read_in& in, const Bytes& bytes);
   // What a creation tells: its attributes are not to be cached (docs/kernel.md, "Attributes").
   void reply_created(const Request& request, const Result<fs::Covered<fs::Attributes>>& made);
 
@@ -151,6 +154,8 @@ class Session {
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> handles_;  // open ones; never iterated
   // Who had fcntl locks of a file since it was opened here; never iterated.
   absl::flat_hash_map<fs::InodeNumber, std::set<std::uint64_t>> record_locked_;
+  // The last READ of each thread that has one under way; never iterated.
+  absl::flat_hash_map<std::uint32_t, std::uint64_t> last_reads_;
   absl::flat_hash_set<std::uint64_t> waiting_locks_;  // requests that INTERRUPT can end
   SessionStatistics statistics_;
   TimePoint last_logged_{};

@@ -22,6 +22,8 @@ struct What {
   bool attributes = false;
   bool pages = false;
   bool names = false;  // a directory: its entries, present and absent, and its listing
+  // The lock that goes is held exclusively: WRITEs and truncates, too, may be answered under it.
+  bool is_exclusive = false;
 };
 
 class KernelCache {

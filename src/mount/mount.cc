@@ -120,6 +120,8 @@ Task<Result<std::unique_ptr<Session>>> Mount::State::new_session(Duration give_u
 What Mount::State::what_to_drop(fs::InodeNumber inode, Mode keep) const {
   What what;
   if (!knows_file_system()) return what;
+  what.is_exclusive =
+      session->clerk->held({lock::LockClass::inode, raw(inode)}) == lock::Mode::exclusive;
   const cache::BlockRef block = session->cache->find(format::inode_block(raw(inode)));
   const bool directory = block && format::InodeView(block.bytes()).is_directory();
   if (keep == Mode::none) {
@@ -128,9 +130,7 @@ What Mount::State::what_to_drop(fs::InodeNumber inode, Mode keep) const {
     // Under a shared lock a file that may be written here has no pages: they went when the lock
     // became shared, and reading takes it exclusively. Asking the kernel to forget pages all the
     // same would wait for a WRITE, which must not be answered before the lock is exclusive.
-    const bool has_pages =
-        session->clerk->held({lock::LockClass::inode, raw(inode)}) == lock::Mode::exclusive ||
-        !session->file_system->has_writer(inode);
+    const bool has_pages = what.is_exclusive || !session->file_system->has_writer(inode);
     what.pages = (!block || !directory) && has_pages;
   } else {
     // Under a shared lock pages may stay only if nobody here can store into them.

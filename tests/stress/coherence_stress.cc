@@ -512,11 +512,8 @@ off_t check_records(int fd, off_t from, off_t size, std::uint32_t (&next)[4], co
   while (from < size) {
     const std::size_t wanted =
         static_cast<std::size_t>(std::min<off_t>(size - from, sizeof buffer));
-    // A kernel that appends for one process learns of no other end meanwhile, so that a read(2) of
-    // another may end early. Then it must go on when it is repeated.
-    ssize_t got = 0;
-    for (int i = 0; i < 200 && got != static_cast<ssize_t>(wanted); ++i) {
-      if (i > 0) usleep(1000);
+    ssize_t got;
+    {
       Call call("append pread");
       got = pread(fd, buffer, wanted, from);
     }
@@ -601,6 +598,106 @@ void add_append() {
       close(fd);
     }
   });
+}
+
+// ---- sizes: one process makes a file longer and shorter and goes on writing at its start, so that
+// the lock is wanted back at once; one on the other mount asks for the end in every way.
+
+struct Sizes {
+  std::atomic<std::uint64_t> turn;  // odd while the size changes
+  std::atomic<std::uint64_t> size;
+};
+constexpr std::uint64_t sizes_max = 300000;
+
+std::uint8_t sizes_byte(std::uint64_t offset) { return static_cast<std::uint8_t>(1 + offset % 251); }
+
+void sizes_writer(const std::string& path, Sizes* sizes) {
+  const int fd = open_file(path, O_RDWR);
+  static std::uint8_t buffer[5000];
+  while (!stopping()) {
+    const std::uint64_t size = sizes->size;
+    if (size > 0 && below(3) > 0) {
+      Call call("sizes pwrite");
+      const std::uint8_t first = sizes_byte(0);
+      must(pwrite(fd, &first, 1, 0) == 1, "pwrite");
+      continue;
+    }
+    ++sizes->turn;
+    if (size >= sizes_max || below(20) == 0) {
+      Call call("sizes ftruncate");
+      const std::uint64_t shorter = below(size + 1);
+      must(ftruncate(fd, static_cast<off_t>(shorter)) == 0, "ftruncate");
+      sizes->size = shorter;
+    } else {
+      const std::size_t length = 1 + below(below(2) == 0 ? 30 : sizeof buffer);
+      for (std::size_t i = 0; i < length; ++i) buffer[i] = sizes_byte(size + i);
+      Call call("sizes append");
+      must(pwrite(fd, buffer, length, static_cast<off_t>(size)) == static_cast<ssize_t>(length),
+           "append");
+      sizes->size = size + length;
+    }
+    ++sizes->turn;
+    if (below(4) == 0) usleep(static_cast<useconds_t>(below(500)));
+  }
+}
+
+// How far the file reaches, asked in one of four ways. `size`: what the answer should be.
+std::uint64_t sizes_ask(int fd, std::uint64_t size, const char** how) {
+  Call call("sizes ask");
+  struct stat status;
+  std::uint8_t bytes[2] = {};
+  switch (below(4)) {
+    case 0:
+      *how = "lseek";
+      return static_cast<std::uint64_t>(lseek(fd, 0, SEEK_END));
+    case 1:
+      *how = "fstat";
+      fstat(fd, &status);
+      return static_cast<std::uint64_t>(status.st_size);
+    case 2:
+      *how = "fstat and lseek";
+      fstat(fd, &status);
+      return static_cast<std::uint64_t>(lseek(fd, 0, SEEK_END));
+    default: {
+      *how = "pread";
+      const std::uint64_t from = size == 0 ? 0 : size - 1;
+      ssize_t got;
+      do {
+        got = pread(fd, bytes, 2, static_cast<off_t>(from));
+      } while (got < 0 && errno == EINTR);
+      if (got > 0 && bytes[0] != sizes_byte(from)) *how = "pread with a wrong byte";
+      if (got > 0 && bytes[0] != sizes_byte(from)) return 0;
+      return got < 0 ? ~0ull : from + static_cast<std::uint64_t>(got);
+    }
+  }
+}
+
+void sizes_reader(const std::string& path, Sizes* sizes) {
+  const int fd = open_file(path, O_RDONLY);
+  while (!stopping()) {
+    const std::uint64_t turn = sizes->turn;
+    const std::uint64_t size = sizes->size;
+    if (turn % 2 != 0) {
+      usleep(10);
+      continue;
+    }
+    const char* how = "";
+    const std::uint64_t seen = sizes_ask(fd, size, &how);
+    if (sizes->turn != turn) continue;  // It may have changed meanwhile.
+    ++shared->checks;
+    if (seen != size) violation("sizes: by %s the file ends at %lu instead of %lu", how, seen, size);
+    if (below(8) == 0) usleep(static_cast<useconds_t>(below(1000)));
+  }
+}
+
+void add_sizes() {
+  for (int group = 0; group < 2; ++group) {
+    auto* sizes = share<Sizes>();
+    const std::string name = "/sizes." + std::to_string(group);
+    close(open_file(folders[0] + name, O_RDWR | O_CREAT | O_TRUNC));
+    add("sizes.writer", [=] { sizes_writer(folders[group] + name, sizes); });
+    add("sizes.reader", [=] { sizes_reader(folders[1 - group] + name, sizes); });
+  }
 }
 
 // ---- truncate: truncates, writes, stores and reads of one file in each other's way. A byte is
@@ -1006,7 +1103,7 @@ int run(unsigned seconds, std::uint64_t seed) {
 int main(int argc, char** argv) {
   unsigned seconds = 30;
   std::uint64_t seed = 1;
-  std::string only = "pages,model,append,truncate,names,locks";
+  std::string only = "pages,model,append,sizes,truncate,names,locks";
   int folder_count = 0;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -1025,7 +1122,7 @@ int main(int argc, char** argv) {
   if (folder_count != 2) {
     std::fprintf(stderr,
                  "usage: plumeria-coherence-stress DIR_A DIR_B [--seconds N] [--seed S] "
-                 "[--only pages,model,append,truncate,names,locks]\n");
+                 "[--only pages,model,append,sizes,truncate,names,locks]\n");
     return 2;
   }
   shared = share<Shared>();
@@ -1036,7 +1133,8 @@ int main(int argc, char** argv) {
   for (std::string& folder : folders) folder += work;
   const std::pair<const char*, void (*)()> all[] = {
       {"pages", add_pages},       {"model", add_model}, {"append", add_append},
-      {"truncate", add_truncate}, {"names", add_names}, {"locks", add_locks},
+      {"sizes", add_sizes},       {"truncate", add_truncate}, {"names", add_names},
+      {"locks", add_locks},
   };
   for (const auto& [name, add_it] : all) {
     if (("," + only + ",").find("," + std::string(name) + ",") != std::string::npos) add_it();

@@ -71,6 +71,7 @@ mount::What FakeFs::what_to_drop(std::uint64_t inode, Mode held, Mode keep) {
   const Node* node = store_.find(inode);
   const bool directory = node != nullptr && is_directory(*node);
   const bool writer = writers_.contains(inode);
+  what.is_exclusive = held == Mode::exclusive;
   what.attributes = keep == Mode::none;
   what.names = directory && keep == Mode::none;
   // With a writer there are pages under exclusive only, and then they go with a downgrade too.
@@ -114,19 +115,31 @@ Task<Result<FakeFs::Named>> FakeFs::pin_named(std::uint64_t parent, std::string 
 }
 
 Task<Result<fs::Operations::LookupReply>> FakeFs::lookup(InodeNumber parent, std::string name) {
-  LookupReply reply;
-  Pin pin = co_await locks_.acquire(raw(parent), Mode::shared);
-  Node* directory = store_.find(raw(parent));
-  if (directory == nullptr) co_return fail(Errc::stale);
-  if (!is_directory(*directory)) co_return fail(Errc::not_directory);
-  reply.pins.push_back(std::move(pin));
-  const auto found = directory->names.find(name);
-  if (found == directory->names.end()) co_return reply;
-  const std::uint64_t child = found->second;
-  Pin of_child = locks_.try_local(child, Mode::shared);
-  if (of_child) reply.pins.push_back(std::move(of_child));
-  reply.attributes = store_.find(child)->attributes;
-  co_return reply;
+  std::uint64_t expected = 0;
+  for (;;) {
+    LookupReply reply;
+    Pin before, after;
+    if (expected != 0 && expected < raw(parent)) {
+      before = co_await locks_.acquire(expected, Mode::shared);
+    }
+    Pin of_parent = co_await locks_.acquire(raw(parent), Mode::shared);
+    if (expected > raw(parent)) after = co_await locks_.acquire(expected, Mode::shared);
+    Node* directory = store_.find(raw(parent));
+    if (directory == nullptr) co_return fail(Errc::stale);
+    if (!is_directory(*directory)) co_return fail(Errc::not_directory);
+    const auto found = directory->names.find(name);
+    const std::uint64_t child = found == directory->names.end() ? 0 : found->second;
+    if (child != expected && child != 0 && !planted(Fault::fuse_attributes_uncovered)) {
+      expected = child;
+      continue;
+    }
+    reply.pins.push_back(std::move(of_parent));
+    if (child == 0) co_return reply;
+    if (before) reply.pins.push_back(std::move(before));
+    if (after) reply.pins.push_back(std::move(after));
+    reply.attributes = store_.find(child)->attributes;
+    co_return reply;
+  }
 }
 
 Task<Result<Covered<Attributes>>> FakeFs::getattr(InodeNumber inode) {

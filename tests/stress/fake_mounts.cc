@@ -28,6 +28,7 @@ Fault fault_named(const std::string& name) {
       {"attributes_uncovered", Fault::fuse_attributes_uncovered},
       {"append_not_invalidated", Fault::fuse_append_not_invalidated},
       {"write_range_not_invalidated", Fault::fuse_write_range_not_invalidated},
+      {"size_told_once", Fault::fuse_size_told_once},
       {"kernel_invalidation_left_out", Fault::kernel_invalidation_left_out},
   };
   for (const auto& [known, fault] : all) {

@@ -1,0 +1,61 @@
+#include "fuse/thread_state.h"
+
+#include <absl/strings/str_cat.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <string>
+
+namespace plumeria::fuse {
+
+ProcFile::ProcFile(std::uint32_t thread, const char* name)
+    : fd_(::open(absl::StrCat("/proc/", thread, "/", name).c_str(), O_RDONLY | O_CLOEXEC)) {}
+
+ProcFile::~ProcFile() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+std::string_view ProcFile::read() {
+  if (fd_ < 0) return {};
+  const ssize_t length = ::pread(fd_, buffer_.data(), buffer_.size(), 0);
+  return length <= 0 ? std::string_view{}
+                     : std::string_view(buffer_.data(), static_cast<std::size_t>(length));
+}
+
+// "12 (notify) D 1 …": the state stands behind the name, which may hold anything.
+char state_in(std::string_view stat) {
+  const std::size_t at = stat.rfind(')');
+  return at == std::string_view::npos || at + 2 >= stat.size() ? '\0' : stat[at + 2];
+}
+
+bool has_left_getdents(std::uint32_t thread) {
+  constexpr long getdents = 78, getdents64 = 217;
+  const std::string text(ProcFile(thread, "syscall").read());
+  if (text.empty()) return true;
+  if (text[0] == 'r') return false;  // "running"
+  const long call = ::strtol(text.c_str(), nullptr, 10);
+  return call != getdents && call != getdents64;
+}
+
+Taken has_taken_reply(std::uint32_t thread) {
+  const char state = state_in(ProcFile(thread, "stat").read());
+  if (state != 'R' && state != 'D') return Taken::yes;  // It waits for something else, or has ended.
+  // Of a thread that runs on another processor there is nothing to see.
+  ProcFile stack(thread, "stack");
+  const std::string_view where = stack.read();
+  if (where.find("truncate_pagecache") != std::string_view::npos) return Taken::cuts;
+  if (state == 'D') return Taken::yes;
+  if (where.empty()) return Taken::soon;
+  return where.find("fuse_") != std::string_view::npos ? Taken::no : Taken::yes;
+}
+
+Waits what_it_waits_for(std::uint32_t thread) {
+  ProcFile stack(thread, "stack");
+  const std::string_view where = stack.read();
+  if (where.find("fuse_read_folio") == std::string_view::npos) return Waits::otherwise;
+  return where.find("filemap_fault") == std::string_view::npos ? Waits::for_page
+                                                               : Waits::for_mapped;
+}
+
+}  // namespace plumeria::fuse
