@@ -505,8 +505,7 @@ Task<void> KernelCache::wait_until_size_is_set(fs::InodeNumber inode) {
   bool ran = false;
   while (!stopped_) {
     const auto found = sizes_.find(inode);
-    const std::uint32_t thread =
-        found == sizes_.end() ? 0 : found->second.belief.waits_for();
+    const std::uint32_t thread = found == sizes_.end() ? 0 : found->second.belief.waits_for();
     if (thread == 0) co_return;
     const Taken taken = has_taken_reply(thread);
     if (taken == Taken::yes || (taken == Taken::soon && ran) || executor_.now() > patience) {

@@ -759,8 +759,8 @@ Waits Session::what_waits_for(const Request& request, const fuse_read_in& in) {
 }
 
 // A READ that ends before the page that it asks for tells the kernel where the file ends. If it is
-// going to ignore that, it would show the rest of the page as zeros, now and later. And one of pages
-// behind the end tells less than the one of the page with the end, which comes with it.
+// going to ignore that, it would show the rest of the page as zeros, now and later. And one of
+// pages behind the end tells less than the one of the page with the end, which comes with it.
 void Session::reply_read(const Request& request, const fuse_read_in& in, const Bytes& bytes) {
   const std::uint64_t end = in.offset + bytes.size();
   if (bytes.size() == in.size || !cache_.may_believe_in_more(request.inode, end)) {
@@ -853,7 +853,8 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
     if (!written) {
       reply_error(request, written.error());
     } else {
-      if (!of_mapping) cache_.written_by(request.inode, request.thread, in.offset + written->written);
+      if (!of_mapping)
+        cache_.written_by(request.inode, request.thread, in.offset + written->written);
       fuse_write_out out{};
       out.size = static_cast<std::uint32_t>(written->written);
       reply_with(request, out);

@@ -40,7 +40,8 @@ bool has_left_getdents(std::uint32_t thread) {
 
 Taken has_taken_reply(std::uint32_t thread) {
   const char state = state_in(ProcFile(thread, "stat").read());
-  if (state != 'R' && state != 'D') return Taken::yes;  // It waits for something else, or has ended.
+  if (state != 'R' && state != 'D')
+    return Taken::yes;  // It waits for something else, or has ended.
   // Of a thread that runs on another processor there is nothing to see.
   ProcFile stack(thread, "stack");
   const std::string_view where = stack.read();

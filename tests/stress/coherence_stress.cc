@@ -609,7 +609,9 @@ struct Sizes {
 };
 constexpr std::uint64_t sizes_max = 300000;
 
-std::uint8_t sizes_byte(std::uint64_t offset) { return static_cast<std::uint8_t>(1 + offset % 251); }
+std::uint8_t sizes_byte(std::uint64_t offset) {
+  return static_cast<std::uint8_t>(1 + offset % 251);
+}
 
 void sizes_writer(const std::string& path, Sizes* sizes) {
   const int fd = open_file(path, O_RDWR);
@@ -685,7 +687,8 @@ void sizes_reader(const std::string& path, Sizes* sizes) {
     const std::uint64_t seen = sizes_ask(fd, size, &how);
     if (sizes->turn != turn) continue;  // It may have changed meanwhile.
     ++shared->checks;
-    if (seen != size) violation("sizes: by %s the file ends at %lu instead of %lu", how, seen, size);
+    if (seen != size)
+      violation("sizes: by %s the file ends at %lu instead of %lu", how, seen, size);
     if (below(8) == 0) usleep(static_cast<useconds_t>(below(1000)));
   }
 }
@@ -1132,8 +1135,8 @@ int main(int argc, char** argv) {
   must(mkdir((folders[0] + work).c_str(), 0755) == 0, "mkdir");
   for (std::string& folder : folders) folder += work;
   const std::pair<const char*, void (*)()> all[] = {
-      {"pages", add_pages},       {"model", add_model}, {"append", add_append},
-      {"sizes", add_sizes},       {"truncate", add_truncate}, {"names", add_names},
+      {"pages", add_pages}, {"model", add_model},       {"append", add_append},
+      {"sizes", add_sizes}, {"truncate", add_truncate}, {"names", add_names},
       {"locks", add_locks},
   };
   for (const auto& [name, add_it] : all) {
