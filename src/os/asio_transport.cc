@@ -189,6 +189,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
 };
 
 void Connection::start(Duration handshake_timeout) {
+  const auto alive = shared_from_this();  // A peer that is gone already ends us in write_now().
   set_options(socket_);
   handshake_timer_ = executor_.at(executor_.now() + handshake_timeout, [weak = weak_from_this()] {
     const auto self = weak.lock();

@@ -193,6 +193,22 @@ TEST_P(AsioTransportTest, APeerThatLacksANeededFeatureIsRefused) {
   EXPECT_TRUE(old.seen.empty());
 }
 
+TEST_P(AsioTransportTest, APeerMayBeGoneBeforeItIsGreeted) {
+  if (!GetParam()) return;  // Over TCP the greeting of a peer that is gone still can be sent.
+  Node server(executor), client(executor);
+  const std::string address = *server.transport->listen(wanted_address());
+  sockaddr_un to{};
+  to.sun_family = AF_UNIX;
+  socket_path.copy(to.sun_path, sizeof to.sun_path - 1);
+  for (int i = 0; i < 20; ++i) {  // All wait to be accepted when the executor runs.
+    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ASSERT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+    ::close(fd);
+  }
+  client.transport->connect(address);
+  until([&] { return client.seen.size() == 1; });
+}
+
 TEST_P(AsioTransportTest, AHandlerMayEndTheTransport) {
   Node server(executor), client(executor);
   const PeerId peer = client.transport->connect(*server.transport->listen(wanted_address()));
