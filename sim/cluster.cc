@@ -95,6 +95,7 @@ Cluster::Cluster(ClusterOptions options)
   for (std::size_t i = 0; i < options_.mounts; ++i) {
     mounts_.emplace_back();
     mounts_.back().node = &simulation_.add_node(absl::StrCat("mount", i));
+    mounts_.back().checker = std::make_unique<GrantChecker>(*this, i);
   }
   if (options_.embedded) server_.node = mounts_[0].node;
   format();
@@ -211,6 +212,7 @@ void Cluster::start_mount(std::size_t mount) {
   if (!slot.node->alive()) slot.node->start();
   mount::MountOptions mount_options;
   mount_options.label = absl::StrCat("mount", mount);
+  mount_options.grant_observer = slot.checker.get();
   mount_options.cache_size = options_.cache_size;
   mount_options.join_timeout = 20s;
   mount_options.write_back_interval = 500ms;
@@ -309,7 +311,46 @@ void Cluster::start() { wait_until_all_up(start_limit); }
 std::vector<std::string> Cluster::check() {
   auto report = simulation_.run(*inspector_, check::run(inspector_->world(), *inspection_, {}));
   if (!report) return {absl::StrCat("the check is impossible: ", report.error().message())};
+  if (!simulation_.violation().empty()) report->problems.push_back(simulation_.violation());
   return report->problems;
+}
+
+std::vector<std::string> Cluster::check_after_imagined_power_cut(std::uint64_t seed) const {
+  Simulation elsewhere(seed);
+  Node& node = elsewhere.add_node("inspector");
+  SimDisk copy(elsewhere, DiskOptions{});
+  copy.become_copy_after_power_cut(disk_);
+  const auto reading = copy.open(node);
+  const auto report = elsewhere.run(node, check::run(node.world(), *reading, {}));
+  if (!report) return {absl::StrCat("the check is impossible: ", report.error().message())};
+  return report->problems;
+}
+
+void Cluster::check_grant(std::size_t mount, lock::LockName name, lock::Mode mode) {
+  // Who was stopped past his lease finds a grant of that time, and cannot use it.
+  if (!lock::covers(mounts_[mount].process->mount->may_use(name), mode)) return;
+  for (std::size_t other = 0; other < mounts_.size(); ++other) {
+    const MountSlot& slot = mounts_[other];
+    if (other == mount || !slot.process || !slot.node->alive()) continue;
+    const lock::Mode held = slot.process->mount->may_use(name);
+    if (!lock::compatible(held, mode)) {
+      simulation_.violate(absl::StrCat("mount", mount, " is granted ", lock::mode_name(mode),
+                                       " of ", lock::to_string(name), ", but mount", other,
+                                       " still has ", lock::mode_name(held)));
+    }
+    // The kernel of a process that was stopped goes on serving what it has until that runs again.
+    const bool was_stopped = slot.node->paused() || (slot.resumed_at > Duration{0} &&
+                                                     simulation_.now() < slot.resumed_at + 100ms);
+    if (name.lock_class != lock::LockClass::inode || mode != lock::Mode::exclusive || was_stopped) {
+      continue;
+    }
+    const std::string cached = slot.process->kernel.what_is_cached(InodeNumber{name.number});
+    if (!cached.empty()) {
+      simulation_.violate(absl::StrCat("mount", mount, " is granted exclusive of ",
+                                       lock::to_string(name), ", but the kernel of mount", other,
+                                       " still caches its ", cached));
+    }
+  }
 }
 
 }  // namespace plumeria::sim

@@ -53,6 +53,7 @@ class Cluster {
   Cluster& operator=(const Cluster&) = delete;
 
   Simulation& simulation() { return simulation_; }
+  const Simulation& simulation() const { return simulation_; }
   SimDisk& disk() { return disk_; }
   SimNetwork& network() { return network_; }
   std::size_t mounts() const { return mounts_.size(); }
@@ -107,14 +108,29 @@ class Cluster {
   disk::VirtualDisk& inspection() { return *inspection_; }
   Node& inspector() { return *inspector_; }
 
-  // Problems of the store as fsck sees it now; every process must be down or quiet.
+  // Problems of the store as fsck sees it now, and what a checker of the world has seen so far
+  // (Simulation::violate); every process must be down or quiet.
   std::vector<std::string> check();
+  // What fsck would find if the power failed at this moment, of all machines. At any time: it looks
+  // at a copy, outside of the simulation.
+  std::vector<std::string> check_after_imagined_power_cut(std::uint64_t seed) const;
 
  private:
   struct MountProcess;
   struct ServerProcess;
+  // No two mounts may use a lock in conflicting modes, and no kernel caches what a lock of another
+  // mount covers exclusively: looked at whenever a lock is granted.
+  struct GrantChecker final : clerk::GrantObserver {
+    GrantChecker(Cluster& c, std::size_t m) : cluster(c), mount(m) {}
+    void granted(lock::LockName name, lock::Mode mode) override {
+      cluster.check_grant(mount, name, mode);
+    }
+    Cluster& cluster;
+    const std::size_t mount;
+  };
   struct MountSlot {
     Node* node = nullptr;
+    std::unique_ptr<GrantChecker> checker;
     std::unique_ptr<MountProcess> process;
     Duration resumed_at{};
   };
@@ -123,6 +139,7 @@ class Cluster {
     std::unique_ptr<ServerProcess> process;
   };
 
+  void check_grant(std::size_t mount, lock::LockName name, lock::Mode mode);
   void format();
   void bury_mount(std::size_t mount);
   void bury_server();

@@ -65,13 +65,14 @@ class SimDisk::Handle final : public disk::VirtualDisk {
     // What is longer than a block becomes visible in two steps.
     std::uint64_t half = length;
     if (length > block_size) half = disk->random_.between(1, length / block_size) * block_size;
-    steps.push_back([disk, to, data, half](std::uint64_t) {
-      disk->apply_change([disk, to, data, half] {
+    steps.push_back([disk, lease, to, data, half](std::uint64_t) {
+      disk->apply_change(lease, [disk, to, data, half] {
         disk->apply_pending(Pending{to, half, data.slice(0, half)});
       });
     });
     if (half < length) {
-      steps.push_back([disk, to, data, half](std::uint64_t) {
+      steps.push_back([disk, lease, to, data, half](std::uint64_t) {
+        disk->check_fence(lease);
         const Address rest{to.segment, to.offset + half};
         disk->apply_pending(
             Pending{rest, data.size() - half, data.slice(half, data.size() - half)});
@@ -98,8 +99,10 @@ class SimDisk::Handle final : public disk::VirtualDisk {
         disk->forget(operation);
       }
     });
-    steps.push_back([disk, from, length](std::uint64_t) {
-      disk->apply_change([disk, from, length] { disk->apply_pending(Pending{from, length, {}}); });
+    steps.push_back([disk, lease, from, length](std::uint64_t) {
+      disk->apply_change(lease, [disk, from, length] {
+        disk->apply_pending(Pending{from, length, {}});
+      });
     });
     steps.push_back([reply](std::uint64_t) { reply(Status{}); });
     disk_.begin(node_, DiskOperation::discard, std::move(steps));
@@ -223,7 +226,7 @@ class SimDisk::Handle final : public disk::VirtualDisk {
     });
     const std::string key(name);
     const SharedBytes kept(std::move(value));
-    steps.push_back([disk, key, expected, kept, reply](std::uint64_t operation) {
+    steps.push_back([disk, lease, key, expected, kept, reply](std::uint64_t operation) {
       const auto found = disk->registers_.find(key);
       const std::uint64_t version = found == disk->registers_.end() ? 0 : found->second.version;
       if (version != expected) {
@@ -232,7 +235,7 @@ class SimDisk::Handle final : public disk::VirtualDisk {
         disk->forget(operation);
         return;
       }
-      disk->apply_change([disk, key, expected, kept] {
+      disk->apply_change(lease, [disk, key, expected, kept] {
         disk->registers_[key] = disk::Register{expected + 1, to_bytes(kept.view())};
       });
     });
@@ -261,12 +264,16 @@ class SimDisk::Handle final : public disk::VirtualDisk {
     std::deque<Step> steps;
     SimDisk* disk = &disk_;
     steps.push_back([disk, lease, reply](std::uint64_t) {
-      if (planted(Fault::no_fence)) return reply(Status{});
+      const auto over = [disk, lease, reply] {
+        disk->fence_has_returned_.insert(lease);
+        reply(Status{});
+      };
+      if (planted(Fault::no_fence)) return over();
       disk->admitted_.erase(lease);
       disk->fenced_.insert(lease);
       // Returns once the writes that were admitted before have finished.
-      if (!disk->admitted_in_flight_.contains(lease)) return reply(Status{});
-      disk->waiting_fences_[lease].push_back([reply] { reply(Status{}); });
+      if (!disk->admitted_in_flight_.contains(lease)) return over();
+      disk->waiting_fences_[lease].push_back(over);
     });
     disk_.begin(node_, DiskOperation::register_update, std::move(steps));
     co_return co_await reply.promise.future();
@@ -447,7 +454,15 @@ void SimDisk::set_error_rates(std::uint32_t reads, std::uint32_t writes, std::ui
 
 void SimDisk::cut_power_after(std::uint64_t changes) { changes_until_cut_ = changes; }
 
-void SimDisk::apply_change(const std::function<void()>& apply) {
+// Stands outside of admission: whoever lets such a change through is found here.
+void SimDisk::check_fence(LeaseNumber lease) {
+  if (!fence_has_returned_.contains(lease)) return;
+  simulation_.violate(absl::StrCat(name_, ": a change of lease ", raw(lease),
+                                   " is made after its fence has returned"));
+}
+
+void SimDisk::apply_change(LeaseNumber lease, const std::function<void()>& apply) {
+  check_fence(lease);
   const bool cut = power_is_on_ && changes_until_cut_ && (*changes_until_cut_)-- == 0;
   if (!cut || random_.chance(1, 2)) apply();
   ++changes_;
@@ -672,6 +687,16 @@ void SimDisk::become_copy_of(const SimDisk& other) {
   registers_ = other.registers_;
   admitted_ = other.admitted_;
   fenced_ = other.fenced_;
+  recount_blocks();
+}
+
+void SimDisk::become_copy_after_power_cut(const SimDisk& other) {
+  CHECK(in_flight_.empty());
+  durable_ = other.durable_;
+  pending_ = other.pending_;
+  registers_ = other.registers_;
+  settle_all_pending();
+  current_ = durable_;
   recount_blocks();
 }
 

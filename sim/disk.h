@@ -92,6 +92,8 @@ class SimDisk {
   void poke(Address to, ByteView data);                          // damage; durable at once
   // Holds what `other` holds, durably: blocks, registers, leases. Requires: nothing is under way.
   void become_copy_of(const SimDisk& other);
+  // The same, as a power cut at this moment would leave it; our own seed decides.
+  void become_copy_after_power_cut(const SimDisk& other);
   std::optional<disk::Register> peek_register(std::string_view name) const;
   bool is_admitted(LeaseNumber lease) const { return admitted_.contains(lease); }
   bool is_fenced(LeaseNumber lease) const { return fenced_.contains(lease); }
@@ -143,7 +145,8 @@ class SimDisk {
                                  std::uint64_t length, bool takes_space);
   std::optional<Error> error_by_plan_or_chance(DiskOperation kind);
   // Applies a change, or cuts the power at it: then it may or may not have been applied.
-  void apply_change(const std::function<void()>& apply);
+  void apply_change(LeaseNumber lease, const std::function<void()>& apply);
+  void check_fence(LeaseNumber lease);
   void apply_pending(Pending change);
   void make_durable(std::uint64_t last);
   void settle_all_pending();
@@ -171,6 +174,7 @@ class SimDisk {
   std::uint64_t reserved_blocks_ = 0;                        // by writes in flight
   std::map<std::string, disk::Register, std::less<>> registers_;
   std::set<LeaseNumber> admitted_, fenced_;
+  std::set<LeaseNumber> fence_has_returned_;  // for check_fence() alone
   std::map<std::uint64_t, InFlight> in_flight_;
   std::uint64_t last_operation_ = 0;
   std::map<LeaseNumber, std::uint64_t> admitted_in_flight_;

@@ -507,7 +507,7 @@ Task<bool> Kernel::drop_everything(TimePoint deadline) {
     ++inode->names_dropped;
     inode->attributes.reset();
     inode->size_valid = false;
-    if (inode->holds > 0) continue;  // Its own revoke does it.
+    if (inode->drops > 0) continue;  // Its own revoke does it.
     ++*left;
     tasks_.spawn(forget_pages(number, left));
   }
@@ -524,6 +524,17 @@ Result<Kernel::File> Kernel::file_of(Descriptor descriptor) const {
 }
 
 InodeNumber Kernel::inode_of(Descriptor descriptor) const { return files_.at(descriptor).inode; }
+
+std::string Kernel::what_is_cached(InodeNumber number) const {
+  const auto found = inodes_.find(number);
+  if (found == inodes_.end()) return "";
+  const Inode& inode = *found->second;
+  if (inode.attributes || inode.size_valid) return "attributes";
+  if (!inode.entries.empty() || inode.listing) return "names";
+  // A write(2) puts its bytes into the cache before the mount orders it.
+  if (!inode.pages.empty() && !inode.changing.is_locked()) return "pages";
+  return "";
+}
 
 Task<Result<Descriptor>> Kernel::open(std::string path, OpenFlags flags, std::uint32_t mode) {
   auto at = co_await resolve(path);

@@ -114,6 +114,9 @@ class Kernel final : public mount::KernelCache {
   // Memory pressure: clean pages, attributes and names go, as chance has it.
   void shrink();
   InodeNumber inode_of(Descriptor descriptor) const;
+  // For checkers: "attributes", "pages", … that would be served without asking the mount; empty if
+  // there is nothing.
+  std::string what_is_cached(InodeNumber inode) const;
 
   // mount::KernelCache.
   void hold(InodeNumber inode) override;

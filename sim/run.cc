@@ -13,6 +13,7 @@ namespace {
 
 constexpr Duration up_limit = 300s;
 constexpr Duration quiet_limit = 300s;
+constexpr std::uint64_t imagined_cut_every = 20;  // moments
 
 ClusterOptions cluster_options(const RunOptions& options) {
   RandomStream random(options.seed * 7919 + 1);
@@ -33,11 +34,21 @@ std::unique_ptr<Workload> make_workload(const std::string& name, Cluster& cluste
   return make_file_workload(cluster, random);
 }
 
+// Empty, or what a checker of the world has seen, or what fsck would find if the power failed now.
+std::string look_at_moment(const Cluster& cluster, RandomStream& random) {
+  const std::string& violation = cluster.simulation().violation();
+  if (!violation.empty() || !random.chance(1, imagined_cut_every)) return violation;
+  const auto problems = cluster.check_after_imagined_power_cut(random.next());
+  if (problems.empty()) return "";
+  return absl::StrCat("fsck, had the power failed at ", cluster.simulation().now() / 1us,
+                      " us: ", absl::StrJoin(problems, "\n      "));
+}
+
 // Runs the clients through the faults; what is left is a healed, quiet cluster.
 std::string run_clients(Cluster& cluster, Workload& workload, Nemesis& nemesis,
                         const RunOptions& options) {
   Simulation& simulation = cluster.simulation();
-  RandomStream random = simulation.stream("strikes");
+  RandomStream random = simulation.stream("strikes"), moments = simulation.stream("moments");
   std::vector<std::uint64_t> started(cluster.mounts(), 0);
   const Duration end = simulation.now() + options.faults_for;
   Duration next_strike = simulation.now() + random.between(Duration(1ms), Duration(1s));
@@ -49,6 +60,8 @@ std::string run_clients(Cluster& cluster, Workload& workload, Nemesis& nemesis,
     }
     simulation.run_for(random.between(Duration(1ms), Duration(50ms)));
     nemesis.watch();
+    const std::string wrong = look_at_moment(cluster, moments);
+    if (!wrong.empty()) return wrong;
     if (simulation.now() < next_strike) continue;
     nemesis.strike();
     next_strike = simulation.now() + random.between(Duration(1ms), Duration(3s));
@@ -59,6 +72,7 @@ std::string run_clients(Cluster& cluster, Workload& workload, Nemesis& nemesis,
   const bool quiet =
       simulation.run_until([&] { return workload.is_quiet() && cluster.all_up(); }, quiet_limit);
   nemesis.watch();
+  if (!simulation.violation().empty()) return simulation.violation();
   if (!workload.violation().empty()) return workload.violation();
   if (!quiet) {
     return absl::StrCat("no progress long after all faults have ended:", workload.who_waits());

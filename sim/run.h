@@ -3,8 +3,12 @@
 // Workloads   files, names   clients on all mounts at once; histories are checked
 //             tree           one call after the other, alternating between mounts, compared with
 //                            sim/reference.h call by call and as a whole tree at the end
-// Verdict     What the workload saw is right; once healed, all clients come to their end in bounded
-//             time; every mount stops in peace; fsck finds nothing.
+// Verdict     What the workload saw is right; no two mounts ever had a lock in conflicting modes,
+// no
+//             kernel cached what another mount changed, no change of a fenced lease reached the
+//             disk; had all power failed at any of many moments, fsck would have found nothing
+//             after the replay; once healed, all clients come to their end in bounded time; every
+//             mount stops in peace; fsck finds nothing.
 #pragma once
 
 #include <cstdint>

@@ -285,6 +285,12 @@ void Simulation::trace(std::string_view where, std::string_view what) {
   trace_sink_(absl::StrCat(now_ / 1us, " us ", std::string(where), ": ", std::string(what)));
 }
 
+void Simulation::violate(std::string_view what) {
+  trace("checker", what);
+  if (!violation_.empty()) return;
+  violation_ = absl::StrCat("at ", now_ / 1us, " us: ", std::string(what));
+}
+
 void Simulation::fail(std::string_view what) const {
   std::fprintf(stderr, "simulation failed at %lld us: %.*s\nseed %llu %s\n",
                static_cast<long long>(now_ / 1us), static_cast<int>(what.size()), what.data(),

@@ -212,6 +212,10 @@ class Simulation {
 
   [[noreturn]] void fail(std::string_view what) const;
 
+  // A checker of the world saw what must never happen; the run goes on. The first one counts.
+  void violate(std::string_view what);
+  const std::string& violation() const { return violation_; }
+
  private:
   struct Event {
     Duration time;
@@ -236,6 +240,7 @@ class Simulation {
   std::vector<Event> queue_;  // a heap by later()
   std::vector<std::unique_ptr<Node>> nodes_;
   std::function<void(std::string_view)> trace_sink_;
+  std::string violation_;
 
   friend class Node;
 };

@@ -301,7 +301,12 @@ bool Clerk::State::receive_session(const lock::Header& header, const lock::Item&
 
 void Clerk::State::receive_locks(const lock::Item& item) {
   if (const auto* grant = std::get_if<lock::Grant>(&item)) {
+    const Mode before = core.held(grant->name);
     core.grant(now(), *grant, effects);
+    const Mode after = core.held(grant->name);
+    if (options.observer != nullptr && after > before) {
+      options.observer->granted(grant->name, after);
+    }
   } else if (const auto* refused = std::get_if<lock::Refused>(&item)) {
     core.refused(now(), *refused, effects);
   } else if (const auto* revoke = std::get_if<lock::Revoke>(&item)) {

@@ -112,11 +112,21 @@ class RevokeHandler {
 
 using lock::FileLock;  // State lives at the lock server.
 
+// Told of each lock as it is granted, before any operation uses it: for tests and checkers.
+class GrantObserver {
+ public:
+  virtual void granted(LockName name, Mode mode) = 0;
+
+ protected:
+  ~GrantObserver() = default;
+};
+
 struct ClerkOptions {
   std::string label;             // host:directory, for status and messages
   Duration linger_idle = 200us;  // see docs/protocol.md, "Linger"
   Duration linger_max = 5ms;
   std::uint64_t locks_max = 1'000'000;  // beyond it unused locks are given back, oldest first
+  GrantObserver* observer = nullptr;    // outlives the clerk
 };
 
 // What joining tells.

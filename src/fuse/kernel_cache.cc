@@ -622,7 +622,9 @@ Task<bool> KernelCache::drop_everything(TimePoint deadline) {
   };
   for (const fs::InodeNumber inode : all) {
     const PageGate* pages = gate(inode);
-    if (pages != nullptr && pages->holding()) continue;  // Its own revoke does it.
+    // Its own revoke does it. One that has begun and waits for a pin may wait for longer than the
+    // lease lasts.
+    if (pages != nullptr && pages->dropping()) continue;
     if (pages != nullptr || writable_.contains(inode)) {
       run(drop_one(inode));
       continue;

@@ -32,7 +32,7 @@ class KernelCache {
   virtual void hold(fs::InodeNumber inode) = 0;
   virtual Task<void> drop(fs::InodeNumber inode, What what) = 0;
   virtual void release(fs::InodeNumber inode) = 0;
-  // Names, attributes and pages of everything that is not being given up, as far as it can be done
+  // Names, attributes and pages of everything that is not being dropped, as far as it can be done
   // before `deadline` (docs/protocol.md, "Leases"); what is left goes on by itself. True: all done.
   virtual Task<bool> drop_everything(TimePoint deadline) = 0;
 };

@@ -98,6 +98,7 @@ Task<Result<std::unique_ptr<Session>>> Mount::State::new_session(Duration give_u
   auto fresh = std::make_unique<Session>();
   clerk::ClerkOptions clerk_options;
   clerk_options.label = options.label;
+  clerk_options.observer = options.grant_observer;
   fresh->clerk =
       std::make_unique<clerk::Clerk>(world, transport, lock_server, std::move(clerk_options));
   fresh->clerk->set_handler(this);
@@ -289,6 +290,11 @@ Task<Status> Mount::stop() {
 }
 
 fs::Operations& Mount::operations() { return state_->front; }
+
+Mode Mount::may_use(LockName name) const {
+  if (state_->session == nullptr || !state_->session->clerk->lasts()) return Mode::none;
+  return state_->session->clerk->held(name);
+}
 
 MountStatus Mount::status() const {
   MountStatus status;

@@ -31,6 +31,7 @@ struct MountOptions {
   std::uint64_t cache_size = 256ull << 20;  // bytes of metadata blocks and dirty data together
   Duration join_timeout = 30s;              // how long start() tries to reach the lock server
   Duration write_back_interval = 1s;        // the longest that a change stays in memory only
+  clerk::GrantObserver* grant_observer = nullptr;  // outlives the mount
 };
 
 struct MountStatus {
@@ -60,6 +61,9 @@ class Mount {
 
   fs::Operations& operations();
   MountStatus status() const;
+  // For checkers: in which mode this mount may be using `name` at this moment; none if it does not
+  // hold it, or if its lease may be over.
+  lock::Mode may_use(lock::LockName name) const;
 
  private:
   struct State;
