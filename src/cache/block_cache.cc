@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/fault.h"
+#include "base/rare.h"
 #include "format/contents.h"
 
 namespace plumeria::cache {
@@ -105,6 +106,7 @@ void BlockCache::evict() {
       make_newest(block);
       continue;
     }
+    rarely<"cache: a block is evicted">();
     ++counters_.evictions;
     leave(block);
   }
@@ -128,6 +130,7 @@ BlockRef BlockCache::create(BlockId id, LockName lock) {
 // to what it has in memory: what was read counts only while the lease is known to last.
 Task<Status> BlockCache::confirm_lease() {
   while (!clerk_.lasts()) {
+    rarely<"cache: the lease may have ended during a read">();
     if (clerk_.status().lost) co_return fail(Errc::lost);
     co_await sleep_for(world_, 20ms);
   }

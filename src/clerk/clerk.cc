@@ -9,6 +9,7 @@
 #include "base/async.h"
 #include "base/log.h"
 #include "base/number.h"
+#include "base/rare.h"
 #include "clerk/clerk_core.h"
 #include "clerk/file_lock_client.h"
 #include "clerk/lease_keeper.h"
@@ -263,7 +264,10 @@ void Clerk::State::receive(net::PeerId from, ByteView bytes) {
   for (const lock::Item& item : message->items) {
     if (receive_session(header, item)) continue;
     // A grant of a server that was replaced while it was paused is never believed.
-    if (!is_joined || header.lease != membership.lease || header.epoch != epoch) continue;
+    if (!is_joined || header.lease != membership.lease || header.epoch != epoch) {
+      rarely<"clerk: a message of another epoch or lease">();
+      continue;
+    }
     receive_locks(item);
   }
   process();

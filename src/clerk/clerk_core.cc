@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/number.h"
+#include "base/rare.h"
 
 namespace plumeria::clerk {
 
@@ -256,6 +257,7 @@ void ClerkCore::advance(TimePoint now, Entry& entry, Effects& out) {
     if (entry.held == Mode::none) {
       request(now, entry, head.mode, head.is_try, out);
     } else if (!lock::covers(entry.held, head.mode)) {
+      rarely<"clerk: shared is given up to ask for exclusive">();
       begin_give_up(entry, Mode::none, out);  // Upgrade: give up, then queue.
     }
   } else if (entry.held == Mode::none && !lost_) {
@@ -301,6 +303,7 @@ void ClerkCore::grant(TimePoint now, const lock::Grant& grant, Effects& out) {
   const bool ours = entry != nullptr && entry->sequence == grant.sequence;
   if (ours && entry->held != Mode::none) return;  // a duplicate
   if (!ours || entry->asked == Mode::none) {
+    rarely<"clerk: a grant of a request that is over">();
     out.push_back(release_of(grant.name, grant.sequence, Mode::none));
     return;
   }
@@ -349,11 +352,13 @@ void ClerkCore::revoke(TimePoint now, const lock::Revoke& revoke, Effects& out) 
     if (revoke.is_try) {
       out.push_back(keep_of(revoke.name, revoke.sequence, revoke.round));
     } else {
+      rarely<"clerk: a revoke overtakes its grant">();
       entry->remembered_keep = std::min(entry->remembered_keep, revoke.keep);
     }
     return;
   }
   if (entry->held <= revoke.keep) {  // We have answered that already: the answer was lost.
+    rarely<"clerk: a revoke that was obeyed comes again">();
     out.push_back(release_of(revoke.name, revoke.sequence, entry->held));
     return;
   }
@@ -375,6 +380,7 @@ void ClerkCore::may_take(TimePoint now, LockName name, Sequence sequence, std::u
   const bool going =
       entry->stage == Entry::Stage::draining || entry->stage == Entry::Stage::giving_up;
   if (!may || (!entry->idle() && !going)) {
+    rarely<"clerk: a try is refused because the file is open">();
     out.push_back(keep_of(name, sequence, round));
     return;
   }
@@ -398,7 +404,10 @@ void ClerkCore::start_revoke(TimePoint now, Entry& entry, Mode keep, Effects& ou
       break;
     case Entry::Stage::draining:
     case Entry::Stage::giving_up:
-      if (keep < entry.keep) entry.remembered_keep = std::min(entry.remembered_keep, keep);
+      if (keep < entry.keep) {
+        rarely<"clerk: a revoke to none during a downgrade">();
+        entry.remembered_keep = std::min(entry.remembered_keep, keep);
+      }
       break;
   }
 }
@@ -477,6 +486,7 @@ void ClerkCore::lose(Effects& out) {
     // A give-up that runs is finished; one that still drains never runs, but its end is told: who
     // was told of its beginning holds requests back until then.
     if (entry->stage == Entry::Stage::draining) {
+      rarely<"clerk: the lease is lost while pins drain">();
       entry->stage = Entry::Stage::none;
       out.push_back(about(Kind::revoke_ended, *entry, entry->keep));
     }

@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/number.h"
+#include "base/rare.h"
 #include "disk/retained.h"
 #include "disk/wire.h"
 
@@ -345,6 +346,7 @@ void RemoteDisk::State::pump_replay() {
     replay.payload = change->payload;
     replay.began = world.clock.now();
     replay_bytes += replay.payload.size();
+    rarely<"remote disk: a change is sent again to a new incarnation">();
     ++counters.replayed;
     send_first_time(replays.emplace(order, std::move(replay)).first->second);
   }
@@ -358,6 +360,7 @@ void RemoteDisk::State::replay_answered(const Call& call, const Reply& reply) {
     retained.acknowledged(call.order, call.request, call.payload, session.incarnation);
     return;
   }
+  rarely<"remote disk: an acknowledged change is refused">();
   retained.erase(call.order);
   log_error(absl::StrCat("disk server ", address, " lost an acknowledged change at ",
                          to_string(call.request.address),
@@ -387,7 +390,10 @@ void RemoteDisk::State::receive(ByteView message) {
   } else if (type == wire::MessageType::no_session) {
     const auto decoded = wire::decode_no_session(message);
     const bool is_ours = decoded && decoded->session == session;
-    if (is_ours && (phase == Phase::ready || phase == Phase::replaying)) ask_for_session();
+    if (is_ours && (phase == Phase::ready || phase == Phase::replaying)) {
+      rarely<"remote disk: the server does not know the session">();
+      ask_for_session();
+    }
     if (decoded) return;
   }
   transport.disconnect(server, "disk: cannot read the server's answer");

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/fault.h"
+#include "base/rare.h"
 #include "fs/allocator.h"
 #include "fs/orphans.h"
 
@@ -349,6 +350,7 @@ Task<Status> write_early(Core& core, FileState& file, BlockRef block) {
   for (const auto& [start, data] : joined_runs(file.dirty)) {
     write_mapped(core, map, start, data, writes);
   }
+  rarely<"fs: data go out ahead of their record">();
   file.data_written = true;
   CO_TRY_STATUS(co_await run_all(core, std::move(writes)));
   file.dirty.clear();
@@ -450,9 +452,11 @@ Task<Status> clear_tail(Core& core, FileState& file, BlockRef block) {
   }
   if (map.segment() != 0) {
     const disk::Address behind{disk::Segment{map.segment()}, size};
+    rarely<"fs: the tail of a segment is cleared">();
     CO_TRY_STATUS(co_await core.disk.discard(behind, ~std::uint64_t{0} - size, core.lease));
   }
   if (in_small_block) {
+    rarely<"fs: the tail of a small block is cleared">();
     will_be_dirty(core, file);
     file.dirty.insert(size, SharedBytes(Bytes(block_size - size % block_size)));
     core.account(file);

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/rare.h"
 #include "fs/data.h"
 
 namespace plumeria::fs {
@@ -216,6 +217,7 @@ Task<Status> FileSystem::write_back_inode(InodeNumber inode, Mode keep) {
     if (keep == Mode::none && file != nullptr && file->handles > 0 && !file->open_pin) {
       auto pin = co_await core_.clerk.acquire(open_lock(inode), Mode::shared);
       FileState* now = core_.find_file(inode);
+      rarely<"fs: an open file's inode is given up">();
       if (pin && now != nullptr && now->handles > 0) now->open_pin = std::move(*pin);
     }
     core_.forget_if_idle(inode);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/rare.h"
 #include "fs/data.h"
 #include "fs/file_system.h"
 
@@ -114,6 +115,7 @@ Task<Result<FileSystem::DataHold>> FileSystem::hold_data(InodeNumber inode, Mode
   while (access == Access::under_revoke) {
     if (core_.clerk.giving_up(lock)) {
       if (may_run_unpinned(inode, mode)) {
+        rarely<"fs: a request is answered under a lock that is given up">();
         hold.under_revoke.emplace(*this, inode, mode);
         co_return hold;
       }
@@ -122,6 +124,7 @@ Task<Result<FileSystem::DataHold>> FileSystem::hold_data(InodeNumber inode, Mode
     }
     // No lock goes: the kernel is made to forget because the lease runs out, or has run out.
     if (auto pin = core_.clerk.try_local_to_forget(lock, mode)) {
+      rarely<"fs: a request is answered because the lease runs out">();
       hold.pin = std::move(*pin);
       co_return hold;
     }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/rare.h"
 #include "fs/data.h"
 #include "fs/file_system.h"
 
@@ -100,6 +101,7 @@ Task<Result<FileSystem::PinnedChild>> FileSystem::pin_child(InodeNumber parent,
         if (!child_pin) co_return fail(std::move(child_pin).error());
         result.child_pin = std::move(*child_pin);
       } else {
+        rarely<"fs: a child is locked before its directory">();
         expected = inode;
         continue;
       }

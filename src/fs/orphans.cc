@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/rare.h"
 #include "fs/allocator.h"
 #include "fs/directory.h"
 
@@ -197,7 +198,10 @@ Task<Status> Orphans::reclaim_inode(InodeNumber inode) {
   Pin open_pin;
   if (!core_.sole.contains(inode)) {
     auto open = co_await core_.clerk.try_acquire(open_lock(inode), Mode::exclusive);
-    if (!open) co_return fail(std::move(open).error());
+    if (!open) {
+      rarely<"fs: an orphan is open elsewhere">();
+      co_return fail(std::move(open).error());
+    }
     open_pin = std::move(*open);
   }
   if (view.is_directory()) CO_TRY_STATUS(co_await take_directory_apart(inode));
@@ -334,6 +338,7 @@ Task<Status> Orphans::adopt(std::uint32_t slot) {
       format::set_orphan(bytes, i, Orphan{});
       // A pending segment has lost its owner with the slot.
       if (orphan.kind == OrphanKind::pending_segment) orphan.kind = OrphanKind::segment;
+      rarely<"fs: an orphan of a dead mount is adopted">();
       add(transaction, orphan);
       queue_.push_back(orphan);
     }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/rare.h"
 #include "fs/data.h"
 #include "fs/file_system.h"
 
@@ -146,6 +147,7 @@ Task<Result<bool>> FileSystem::try_rename(const RenameRequest& request, const Re
     return a.has_value() == b.has_value() && (!a || (a->inode == b->inode && a->type == b->type));
   };
   if (!same(old_place->found, peek.source) || !same(new_place->found, peek.target)) {
+    rarely<"fs: a rename finds other names than it saw">();
     co_return false;
   }
   const InodeNumber source_number = peek.source->inode;

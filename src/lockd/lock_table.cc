@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/fault.h"
+#include "base/rare.h"
 
 namespace plumeria::lockd {
 namespace {
@@ -71,6 +72,7 @@ void LockTable::request(TimePoint now, LeaseNumber from, const lock::Request& re
       repeat_answer(entry, *holder, request.name, out);
       return;
     }
+    rarely<"lock server: a request overtakes its release">();
     remove_holder(entry, from);  // Whoever asks holds nothing.
   }
   if (const Waiter* waiter = find_waiter(entry, from)) {
@@ -137,7 +139,10 @@ void LockTable::reported(LeaseNumber from, const lock::Hold& hold) {
   CHECK(!granting_ || planted(Fault::gainer_grants_early));
   Entry& entry = entries_[hold.name];
   const Waiter* waiter = find_waiter(entry, from);
-  if (waiter != nullptr && waiter->sequence >= hold.sequence) return;  // It was given up to ask.
+  if (waiter != nullptr && waiter->sequence >= hold.sequence) {  // It was given up to ask.
+    rarely<"lock server: a report is older than a request">();
+    return;
+  }
   if (waiter != nullptr) remove_waiter(entry, from);
   if (const Holder* holder = find_holder(entry, from)) {
     if (holder->sequence >= hold.sequence) return;
@@ -292,6 +297,7 @@ void LockTable::tick_entry(TimePoint now, LockName name, Entry& entry, Decisions
     settle(now, name, out);
     return;
   }
+  rarely<"lock server: a revoke is repeated">();
   for (const Holder& holder : entry.holders) {
     if (!holder.in_transition() || dying_.contains(holder.lease)) continue;
     const auto kind = too_late ? Decision::Kind::expire : Decision::Kind::revoke;

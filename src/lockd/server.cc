@@ -11,6 +11,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/number.h"
+#include "base/rare.h"
 #include "lock/messages.h"
 #include "lock/view.h"
 #include "lockd/file_lock_table.h"
@@ -286,6 +287,7 @@ void LockServer::State::serve() {
       leases.inherited(now, record.lease, view.lease_duration);
       sessions[record.lease];
     } else {
+      rarely<"lock server: a death is continued after a restart">();
       leases.inherited_dying(record.lease);
       scope.spawn(bury(record.lease));
     }
@@ -675,6 +677,7 @@ void LockServer::State::tick() {
   const TimePoint now = world.clock.now();
   if (now - last_tick > options.lease_duration / 2) {
     log_warning("lock server: it was stopped itself; every lease gets a full duration");
+    rarely<"lock server: it was stopped itself">();
     leases.extend_all(now);
   }
   last_tick = now;

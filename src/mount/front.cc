@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/number.h"
+#include "base/rare.h"
 
 namespace plumeria::mount {
 
@@ -127,6 +128,7 @@ std::vector<InodeNumber> Front::take_refused() {
 }
 
 Result<fs::WriteReply> Front::refuse(InodeNumber inode) {
+  rarely<"mount: a mapped page of a lost lease is refused">();
   refused_.insert(inode);
   if (file_system_ != nullptr) file_system_->note_lost(inode);
   return fail(Errc::io, absl::StrCat("inode ", raw(inode),

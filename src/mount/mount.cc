@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/rare.h"
 #include "cache/block_cache.h"
 #include "format/superblock.h"
 #include "fs/file_system.h"
@@ -192,6 +193,7 @@ void Mount::State::fenced(lock::LeaseNumber lease) {
   world.executor.post([this, guard, lease] {
     if (guard.expired() || !knows_file_system()) return;
     if (session->clerk->membership().lease != lease) return;
+    if (session->clerk->usable()) rarely<"mount: the disk's fence is noticed first">();
     session->clerk->declare_lost("the disk refuses it");
   });
 }
@@ -245,6 +247,7 @@ Task<void> Mount::State::rejoin() {
 Task<void> Mount::State::forget_rest(bool forgot_all) {
   const std::uint64_t loss = losses;
   while (!forgot_all && loss == losses && !stopping) {
+    rarely<"mount: the kernel forgets late after a lost lease">();
     forgot_all = co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
   }
   if (loss != losses || stopping) co_return;

@@ -11,6 +11,7 @@
 #include "base/async.h"
 #include "base/check.h"
 #include "base/fault.h"
+#include "base/rare.h"
 #include "format/block.h"
 #include "format/log_record.h"
 #include "wal/log_reader.h"
@@ -72,10 +73,15 @@ Result<std::span<const LoggedChange>> needed_changes(ByteView block, BlockId id,
   if (readable) {
     const std::uint64_t version = format::version_of(block);
     while (!needed.empty() && needed.front().change.version <= version) needed = needed.subspan(1);
+    if (needed.empty()) rarely<"replay: a block is newer than all records of it">();
   }
   const LoggedChange* image = last_image(needed);
   if (!readable && (!all_logs || image == nullptr || !can_be_torn(block, changes))) {
     return fail(readable.error());
+  }
+  if (!readable) rarely<"replay: a torn block is replaced by an image">();
+  if (readable && image == nullptr && !needed.empty()) {
+    rarely<"replay: deltas apply to the block on the disk">();
   }
   if (image != nullptr) needed = needed.subspan(image - needed.data());
   return needed;

@@ -11,6 +11,7 @@
 #include "base/async.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "base/rare.h"
 #include "format/log_chunk.h"
 #include "wal/log_reader.h"
 
@@ -124,6 +125,7 @@ Task<Status> Log::State::wait_for_room(std::uint64_t bytes, bool for_revoke) {
     co_return Status{};
   }
   Promise<Status> granted(world.executor);
+  rarely<"log: an operation waits for room">();
   queue.push_back(RoomWaiter{granted, bytes});
   if (next_header.start > header.start) {
     header_wanted = true;
@@ -244,6 +246,7 @@ void Log::State::put_writes(std::vector<Task<Status>>& writes) {
     const disk::Address to{segment, log_ring_start + place};
     writes.push_back(disk.write(to, chunk.slice(0, head), lease, disk::Durability::retain));
     if (head < chunk.size()) {
+      rarely<"log: a chunk goes round the end of the ring">();
       const disk::Address start{segment, log_ring_start};
       writes.push_back(disk.write(start, chunk.slice(head, chunk.size() - head), lease,
                                   disk::Durability::retain));
@@ -259,6 +262,7 @@ Task<Status> Log::State::write_and_flush() {
   LogHeader written = header;
   if (finishing || next_header.start > header.start) {
     // The older of the two header blocks: the newer one stays good until this one is durable.
+    rarely<"log: its start moves on">();
     written = next_header;
     written.generation = header.generation + 1;
     const disk::Address to{disk::Segment{format::log_segment(slot)},
@@ -285,6 +289,7 @@ Task<Status> Log::State::write_and_flush() {
 }
 
 void Log::State::seal(Error error) {
+  rarely<"log: sealed by an error">();
   sealed = std::move(error);
   for (auto* waiting : {&joined, &joining_next}) {
     for (const Promise<Status>& done : std::exchange(*waiting, {})) done.set(fail(*sealed));
