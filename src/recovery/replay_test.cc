@@ -344,6 +344,40 @@ TEST(ReplayPowerCut, EveryDurableVersionIsThereHoweverOftenItIsCut) {
 }
 
 #ifdef PLUMERIA_PLANTED_FAULTS
+// The writer dies between the write of his record and the flush, then the power fails during the
+// replay.
+TEST(ReplayPowerCut, ARecordIsDurableBeforeItIsApplied) {
+  constexpr BlockId other{format::inode_segment, 5000};
+  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
+    wal::TestDisk::Contents left;
+    const ReplayOptions options{.log_size = log_size, .lease = LeaseNumber{9}, .all_logs = true};
+    {
+      wal::TestWorld test;
+      wal::TestDisk disk(test.executor, seed);
+      wal::Log log(test.world, disk, 0, log_size, LeaseNumber{1});
+      ASSERT_TRUE(test.wait_for(log.start()));
+      format::RecordBuilder record;
+      record.add_image(inode_17, block_at(inode_17, 1));
+      record.add_image(other, block_at(other, 1));
+      auto room = test.wait_for(log.reserve(record.size()));
+      ASSERT_TRUE(log.append(record.take(), *room));
+      disk.fail_flushes = Error{Errc::io, "test"};
+      EXPECT_FALSE(test.wait_for(log.sync_all()));
+      disk.fail_flushes.reset();
+      disk.fail_after_writes = disk.writes + 1;
+      EXPECT_FALSE(test.wait_for(replay(test.world, disk, {0}, options)));
+      left = disk.after_power_cut();
+    }
+    wal::TestWorld test;
+    wal::TestDisk disk(test.executor, seed, left);
+    ASSERT_TRUE(test.wait_for(replay(test.world, disk, {0}, options)));
+    const auto version_of = [&](BlockId id) {
+      return format::version_of(disk.peek(address_of(id), block_size));
+    };
+    EXPECT_EQ(version_of(inode_17), version_of(other)) << "seed " << seed;
+  }
+}
+
 TEST_F(ReplayTest, PlantedFaultReplaysWithoutLookingAtVersions) {
   Writer writer(*this, disk, 3, LeaseNumber{7});
   writer.image(inode_17, 5).sync().in_place(inode_17, 9);
