@@ -190,6 +190,12 @@ std::optional<Error> Cluster::start_error(std::size_t mount) const {
   return mounts_[mount].process ? mounts_[mount].process->start_error : std::nullopt;
 }
 
+lock::LeaseNumber Cluster::lease_of(std::size_t mount) const {
+  const MountSlot& slot = mounts_[mount];
+  if (!slot.process) return lock::LeaseNumber::none;
+  return slot.process->mount->status().clerk.membership.lease;
+}
+
 Kernel& Cluster::kernel(std::size_t mount) {
   CHECK(is_up(mount));
   return mounts_[mount].process->kernel;

@@ -71,6 +71,8 @@ class Cluster {
   // Why its process ended instead of coming up; nothing if it has not.
   std::optional<Error> start_error(std::size_t mount) const;
   Kernel& kernel(std::size_t mount);  // Requires: is_up.
+  // Of its present process, or of the one that has just died; none if it never had one.
+  lock::LeaseNumber lease_of(std::size_t mount) const;
   mount::Mount& mount(std::size_t mount);
   Node& node(std::size_t mount) { return *mounts_[mount].node; }
   std::uint64_t life(std::size_t mount) const { return mounts_[mount].node->life(); }

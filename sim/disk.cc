@@ -6,6 +6,8 @@
 
 #include "base/fault.h"
 #include "base/number.h"
+#include "format/layout.h"
+#include "format/log_chunk.h"
 
 namespace plumeria::sim {
 namespace {
@@ -24,6 +26,14 @@ void shuffle(std::vector<T>& items, RandomStream& random) {
 }
 
 constexpr std::uint64_t million = 1'000'000;
+
+Place place_of(Address at) {
+  const auto segment = static_cast<std::uint64_t>(at.segment);
+  if (format::is_data_segment(segment) || segment == format::small_segment) return Place::file_data;
+  const bool in_log = segment >= format::log_segment_base && segment < format::orphan_segment_base;
+  if (!in_log) return Place::metadata;
+  return at.offset < format::log_ring_start ? Place::log_header : Place::log_ring;
+}
 
 }  // namespace
 
@@ -66,7 +76,7 @@ class SimDisk::Handle final : public disk::VirtualDisk {
     std::uint64_t half = length;
     if (length > block_size) half = disk->random_.between(1, length / block_size) * block_size;
     steps.push_back([disk, lease, to, data, half](std::uint64_t) {
-      disk->apply_change(lease, [disk, to, data, half] {
+      disk->apply_change(lease, to, [disk, to, data, half] {
         disk->apply_pending(Pending{to, half, data.slice(0, half)});
       });
     });
@@ -100,7 +110,7 @@ class SimDisk::Handle final : public disk::VirtualDisk {
       }
     });
     steps.push_back([disk, lease, from, length](std::uint64_t) {
-      disk->apply_change(lease, [disk, from, length] {
+      disk->apply_change(lease, from, [disk, from, length] {
         disk->apply_pending(Pending{from, length, {}});
       });
     });
@@ -235,7 +245,7 @@ class SimDisk::Handle final : public disk::VirtualDisk {
         disk->forget(operation);
         return;
       }
-      disk->apply_change(lease, [disk, key, expected, kept] {
+      disk->apply_change(lease, std::nullopt, [disk, key, expected, kept] {
         disk->registers_[key] = disk::Register{expected + 1, to_bytes(kept.view())};
       });
     });
@@ -452,7 +462,16 @@ void SimDisk::set_error_rates(std::uint32_t reads, std::uint32_t writes, std::ui
 
 // --- Power ---------------------------------------------------------------------------------------
 
-void SimDisk::cut_power_after(std::uint64_t changes) { changes_until_cut_ = changes; }
+void SimDisk::cut_power_after(std::uint64_t changes, Place place) {
+  planned_cut_ = PlannedCut{changes, place};
+}
+
+bool SimDisk::is_cut_here(std::optional<Address> at) {
+  if (!power_is_on_ || !planned_cut_) return false;
+  const bool counts =
+      planned_cut_->place == Place::anywhere || (at && place_of(*at) == planned_cut_->place);
+  return counts && planned_cut_->changes-- == 0;
+}
 
 // Stands outside of admission: whoever lets such a change through is found here.
 void SimDisk::check_fence(LeaseNumber lease) {
@@ -461,13 +480,15 @@ void SimDisk::check_fence(LeaseNumber lease) {
                                    " is made after its fence has returned"));
 }
 
-void SimDisk::apply_change(LeaseNumber lease, const std::function<void()>& apply) {
+void SimDisk::apply_change(LeaseNumber lease, std::optional<Address> at,
+                           const std::function<void()>& apply) {
   check_fence(lease);
-  const bool cut = power_is_on_ && changes_until_cut_ && (*changes_until_cut_)-- == 0;
+  const bool cut = is_cut_here(at);
   if (!cut || random_.chance(1, 2)) apply();
   ++changes_;
+  if (on_change_ && at) on_change_(place_of(*at));
   if (!cut) return;
-  changes_until_cut_.reset();
+  planned_cut_.reset();
   power_cut();
 }
 

@@ -57,6 +57,9 @@ enum class Attachment {
   outside,  // it is not (a test that looks on)
 };
 
+// What lies where (format/layout.h), as far as it matters when power is cut.
+enum class Place { anywhere, log_header, log_ring, metadata, file_data };
+
 enum class DiskOperation { read, write, discard, flush, preallocate, register_update };
 
 class SimDisk {
@@ -74,11 +77,14 @@ class SimDisk {
   void power_on();
   bool power_is_on() const { return power_is_on_; }
   // Cuts the power at change number `changes` + 1 from now (a write, a discard or a register
-  // update); 0 is: at the next one.
-  void cut_power_after(std::uint64_t changes);
-  void never_cut_power() { changes_until_cut_.reset(); }
+  // update) of those in `place`; 0 is: at the next one.
+  void cut_power_after(std::uint64_t changes, Place place = Place::anywhere);
+  void never_cut_power() { planned_cut_.reset(); }
   bool power_was_cut() const { return power_cuts_ > 0; }
   std::uint64_t power_cuts() const { return power_cuts_; }
+
+  // Called after each write and discard, when it is applied, in the middle of whatever goes on.
+  void on_change(std::function<void(Place)> callback) { on_change_ = std::move(callback); }
 
   // The next `times` operations of this kind fail with `code` and have happened in part at most.
   void fail_next(DiskOperation kind, Errc code, std::uint32_t times = 1);
@@ -145,7 +151,9 @@ class SimDisk {
                                  std::uint64_t length, bool takes_space);
   std::optional<Error> error_by_plan_or_chance(DiskOperation kind);
   // Applies a change, or cuts the power at it: then it may or may not have been applied.
-  void apply_change(LeaseNumber lease, const std::function<void()>& apply);
+  void apply_change(LeaseNumber lease, std::optional<Address> at,
+                    const std::function<void()>& apply);
+  bool is_cut_here(std::optional<Address> at);
   void check_fence(LeaseNumber lease);
   void apply_pending(Pending change);
   void make_durable(std::uint64_t last);
@@ -182,7 +190,12 @@ class SimDisk {
   std::map<DiskOperation, std::pair<Errc, std::uint32_t>> planned_errors_;
   std::map<LeaseNumber, LeaseCount> counts_;
   std::vector<Node*> machine_nodes_, known_nodes_;  // in the order of their first open()
-  std::optional<std::uint64_t> changes_until_cut_;
+  struct PlannedCut {
+    std::uint64_t changes = 0;  // that still come before it
+    Place place{};
+  };
+  std::optional<PlannedCut> planned_cut_;
+  std::function<void(Place)> on_change_;
   bool power_is_on_ = true;
   std::uint64_t power_cuts_ = 0;
   std::uint64_t changes_ = 0, flushes_ = 0;

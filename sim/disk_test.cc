@@ -6,6 +6,8 @@
 #include <set>
 
 #include "base/number.h"
+#include "format/layout.h"
+#include "format/log_chunk.h"
 
 namespace plumeria::sim {
 namespace {
@@ -182,6 +184,34 @@ TEST_F(SimDiskTest, ThePowerIsCutAfterTheGivenNumberOfChanges) {
   EXPECT_FALSE(third);
   EXPECT_TRUE(disk_.power_was_cut());
   EXPECT_FALSE(disk_.power_is_on());
+}
+
+TEST_F(SimDiskTest, ThePowerIsCutAtAPlaceOfItsOwn) {
+  const auto change = [this](std::uint64_t in, std::uint64_t offset) {
+    return handle_->write(Address{Segment{in}, offset}, filled(512, 1), lease, Durability::logged);
+  };
+  struct Row {
+    Place place;
+    std::uint64_t segment, offset;
+  };
+  const std::uint64_t log = format::log_segment(3);
+  const Row rows[] = {{Place::log_header, log, 0},
+                      {Place::log_header, log, 4096},
+                      {Place::log_ring, log, format::log_ring_start},
+                      {Place::metadata, format::inode_segment, 4096},
+                      {Place::metadata, format::orphan_segment(3), 0},
+                      {Place::file_data, format::small_segment, 4096},
+                      {Place::file_data, format::data_segment_bit + 5, 0}};
+  for (const Row& row : rows) {
+    disk_.cut_power_after(1, row.place);
+    for (const Row& other : rows) {
+      if (other.place != row.place) must(change(other.segment, other.offset));
+    }
+    must(change(row.segment, row.offset));
+    EXPECT_FALSE(simulation_.try_run(node_, change(row.segment, row.offset)));
+    EXPECT_FALSE(disk_.power_is_on());
+    restart();
+  }
 }
 
 TEST_F(SimDiskTest, RegistersAreDurableWhenAcknowledgedAndCompareVersions) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "sim/whole_history.h"
 #include "sim/workload.h"
 
 namespace plumeria::sim {
@@ -11,6 +12,7 @@ namespace {
 
 constexpr std::uint64_t cell_size = 512;
 constexpr std::uint64_t cells = 20;
+constexpr std::uint64_t page_size = 4096;
 constexpr std::uint64_t record_size = 64;
 constexpr std::uint64_t appends_max = 150;
 constexpr int clients_per_mount = 3;
@@ -47,6 +49,7 @@ class FileWorkload final : public Workload {
               {"mapped", Kind::mapped, 0},
               {"list", Kind::list, 0}};
     uses_.resize(cluster.mounts(), std::vector<Use>(files_.size()));
+    histories_.resize(files_.size());
   }
 
   std::string name() const override { return "files"; }
@@ -70,10 +73,38 @@ class FileWorkload final : public Workload {
       }
     }
     if (!violation().empty()) return violation();
-    return recorder_.check();
+    std::string wrong = recorder_.check();
+    for (std::size_t file = 0; wrong.empty() && file < files_.size(); ++file) {
+      wrong = check_whole(file);
+    }
+    return wrong;
   }
 
  private:
+  std::string check_whole(std::size_t file) const {
+    // What a crash takes back it may take back in parts; the list is one value anyway.
+    if (lost_something_ || files_[file].kind == Kind::list) return "";
+    const CheckResult result = check_file(cells, histories_[file]);
+    if (result.linearizable) return "";
+    if (result.gave_up) return absl::StrCat("too tangled to be judged: ", files_[file].name);
+    return absl::StrCat("no order explains what was seen of ", files_[file].name, ": ",
+                        result.explanation);
+  }
+  // Its outcome is unknown until returned_whole().
+  std::size_t called_whole(std::size_t file, FileOperation operation) {
+    operation.called = cluster_.simulation().now();
+    histories_[file].push_back(std::move(operation));
+    return histories_[file].size() - 1;
+  }
+  void returned_whole(std::size_t file, std::size_t at) {
+    histories_[file][at].returned = cluster_.simulation().now();
+  }
+  void seen_whole(std::size_t file, FileOperation operation, Duration begin) {
+    operation.called = begin;
+    operation.returned = cluster_.simulation().now();
+    histories_[file].push_back(std::move(operation));
+  }
+
   // Who uses a file on one mount now. A writer is alone: applications on one mount share the
   // kernel's pages, which show a write before it is ordered against other mounts.
   struct Use {
@@ -177,12 +208,19 @@ class FileWorkload final : public Workload {
     }
     const std::uint64_t end = shape.base + (first + count) * cell_size;
     tickets.push_back(recorder_.called(size_key(shape), who, Action::extend, end));
+    const std::size_t whole = called_whole(file, {.mount = who,
+                                                  .kind = FileOperation::Kind::write,
+                                                  .first = first,
+                                                  .count = count,
+                                                  .number = number,
+                                                  .size = end});
     const std::uint64_t offset = shape.base + first * cell_size;
     Bytes data = filled(number, count * cell_size);
     auto written =
         co_await cluster_.kernel(client->mount).pwrite(descriptor, offset, std::move(data));
     if (!written) co_return false;
     for (const auto& ticket : tickets) recorder_.returned(ticket);
+    returned_whole(file, whole);
     co_return true;
   }
 
@@ -197,9 +235,12 @@ class FileWorkload final : public Workload {
       tickets.push_back(recorder_.called(cell_key(shape, cell), who, Action::write, 0));
     }
     tickets.push_back(recorder_.called(size_key(shape), who, Action::write, size));
+    const std::size_t whole = called_whole(
+        file, {.mount = who, .kind = FileOperation::Kind::truncate, .first = left, .size = size});
     auto done = co_await cluster_.kernel(client->mount).ftruncate(descriptor, size);
     if (!done) co_return false;
     for (const auto& ticket : tickets) recorder_.returned(ticket);
+    returned_whole(file, whole);
     co_return true;
   }
 
@@ -209,6 +250,11 @@ class FileWorkload final : public Workload {
     const std::uint64_t number = ++last_number_;
     const auto ticket =
         recorder_.called(cell_key(shape, cell), identity(client->mount), Action::write, number);
+    const std::size_t whole = called_whole(file, {.mount = identity(client->mount),
+                                                  .kind = FileOperation::Kind::store,
+                                                  .first = cell,
+                                                  .count = 1,
+                                                  .number = number});
     Bytes data = filled(number, cell_size);
     auto stored = co_await cluster_.kernel(client->mount)
                       .store(descriptor, shape.base + cell * cell_size, std::move(data));
@@ -217,6 +263,7 @@ class FileWorkload final : public Workload {
       co_return false;
     }
     recorder_.returned(ticket);
+    returned_whole(file, whole);
     co_return true;
   }
 
@@ -249,6 +296,10 @@ class FileWorkload final : public Workload {
     if (files_[file].kind == Kind::plain) {
       recorder_.seen(size_key(files_[file]), identity(mount), Action::read, attributes->size,
                      begin);
+      seen_whole(
+          file,
+          {.mount = identity(mount), .kind = FileOperation::Kind::look, .size = attributes->size},
+          begin);
     }
     co_return true;
   }
@@ -266,6 +317,7 @@ class FileWorkload final : public Workload {
       co_return true;
     }
     data->resize(count * cell_size);
+    FileOperation piece{.mount = identity(mount), .kind = FileOperation::Kind::read};
     for (std::uint64_t i = 0; i < count; ++i) {
       const auto number = number_in(ByteView(*data).subspan(i * cell_size, cell_size));
       if (!number || *number > last_number_) {
@@ -273,6 +325,14 @@ class FileWorkload final : public Workload {
         co_return true;
       }
       recorder_.seen(cell_key(shape, first + i), identity(mount), Action::read, *number, begin);
+      // What read(2) returns of one page it saw at one moment.
+      if (piece.values.empty()) piece.first = first + i;
+      piece.values.push_back(*number);
+      const bool page_ends = (offset + (i + 1) * cell_size) % page_size == 0;
+      if (page_ends || i + 1 == count) {
+        seen_whole(file, piece, begin);
+        piece.values.clear();
+      }
     }
     co_return true;
   }
@@ -318,6 +378,7 @@ class FileWorkload final : public Workload {
 
   std::vector<FileShape> files_;
   std::vector<std::vector<Use>> uses_;  // by mount and file
+  std::vector<std::vector<FileOperation>> histories_;
   std::uint64_t last_number_ = 0;
   std::uint64_t appends_ = 0;
 };

@@ -1,6 +1,5 @@
 #include "sim/history.h"
 
-#include <absl/container/flat_hash_set.h>
 #include <absl/strings/str_cat.h>
 
 #include <algorithm>
@@ -48,6 +47,7 @@ std::vector<KeyState> crash(const KeyState& state, std::uint32_t mount) {
   for (const std::uint64_t value : values) {
     KeyState firm;
     firm.value = firm.base = value;
+    firm.dead = state.dead;
     states.push_back(firm);
   }
   return states;
@@ -70,155 +70,27 @@ KeyState bound(KeyState state, std::uint64_t seen) {
   return state;
 }
 
-std::string describe(const Operation& operation) {
-  return absl::StrCat("mount ", operation.mount, " ", action_name(operation.action), " ",
-                      absl::Hex(operation.argument), " [", operation.called / 1us, " .. ",
-                      operation.returned ? absl::StrCat(*operation.returned / 1us) : "unknown",
-                      " us]");
-}
-
-// The search: a depth-first walk over the orders that real time allows.
-class Search {
- public:
-  Search(std::vector<Operation> operations, std::uint64_t steps_max)
-      : operations_(std::move(operations)), steps_left_(steps_max) {
-    std::stable_sort(operations_.begin(), operations_.end(),
-                     [](const Operation& a, const Operation& b) { return a.called < b.called; });
-    done_.assign(operations_.size(), false);
+struct KeyModel {
+  using State = KeyState;
+  using Operation = sim::Operation;
+  static std::vector<KeyState> apply(const KeyState& state, const Operation& operation) {
+    return sim::apply(state, operation);
   }
-
-  CheckResult run() {
-    CheckResult result;
-    result.linearizable = walk(KeyState{});
-    result.gave_up = !result.linearizable && steps_left_ == 0;
-    if (!result.linearizable) result.explanation = explanation();
-    return result;
-  }
-
- private:
-  // All operations that returned are in the order; the unknown ones may be left out.
-  bool finished() const {
-    for (std::size_t i = first_open_; i < operations_.size(); ++i) {
-      if (!done_[i] && operations_[i].returned) return false;
-    }
-    return true;
-  }
-
-  // The operations that may come next: called before every other open one has returned.
-  std::vector<std::size_t> candidates() const {
-    Duration earliest_return = Duration::max();
-    std::vector<std::size_t> found;
-    for (std::size_t i = first_open_; i < operations_.size(); ++i) {
-      if (done_[i]) continue;
-      if (operations_[i].called > earliest_return) break;
-      found.push_back(i);
-      if (operations_[i].returned) {
-        earliest_return = std::min(earliest_return, *operations_[i].returned);
-      }
-    }
-    std::erase_if(found, [&](std::size_t i) { return operations_[i].called > earliest_return; });
-    // First those that returned, in the order in which they did: mostly that is the right one.
-    std::stable_sort(found.begin(), found.end(), [&](std::size_t a, std::size_t b) {
-      return operations_[a].returned.value_or(Duration::max()) <
-             operations_[b].returned.value_or(Duration::max());
-    });
-    return found;
-  }
-
-  bool seen_before(const KeyState& state) {
-    Writer key;
-    key.put(static_cast<std::uint64_t>(first_open_));
-    for (std::size_t i = first_open_; i < last_done_; ++i) {
-      key.put(static_cast<std::uint8_t>(done_[i]));
-    }
+  // A look by another mount makes values firm.
+  static bool only_looks(const Operation&) { return false; }
+  static void remember(Writer& key, const KeyState& state) {
     key.put(state.value);
     key.put(state.base);
     key.put(state.owner);
+    key.put(static_cast<std::uint64_t>(state.chain.size()));
     for (const std::uint64_t value : state.chain) key.put(value);
-    return !seen_.insert(std::string(as_text(key.view()))).second;
+    for (const std::uint32_t mount : state.dead) key.put(mount);
   }
-
-  void mark(std::size_t operation, bool done) {
-    done_[operation] = done;
-    first_open_ = 0;
-    while (first_open_ < done_.size() && done_[first_open_]) ++first_open_;
-    last_done_ = done_.size();
-    while (last_done_ > first_open_ && !done_[last_done_ - 1]) --last_done_;
-    done_count_ = done ? done_count_ + 1 : done_count_ - 1;
+  static std::string describe(const Operation& operation) {
+    return absl::StrCat("mount ", operation.mount, " ", action_name(operation.action), " ",
+                        absl::Hex(operation.argument), " ",
+                        time_span(operation.called, operation.returned));
   }
-
-  struct Frame {
-    KeyState state;
-    std::vector<std::size_t> candidates;
-    std::size_t next_candidate = 0;
-    std::size_t chosen = 0;
-    std::vector<KeyState> results;  // of the chosen one, to try from the back
-    bool has_chosen = false;
-  };
-
-  bool walk(KeyState start) {
-    std::vector<Frame> stack;
-    stack.push_back(Frame{std::move(start), candidates()});
-    while (!stack.empty()) {
-      if (finished()) return true;
-      Frame& top = stack.back();
-      if (top.has_chosen && top.results.empty()) {
-        mark(top.chosen, false);
-        top.has_chosen = false;
-      }
-      if (!top.has_chosen) {
-        if (top.next_candidate == top.candidates.size()) {
-          stack.pop_back();
-          continue;
-        }
-        top.chosen = top.candidates[top.next_candidate++];
-        top.results = apply(top.state, operations_[top.chosen]);
-        if (top.results.empty()) continue;
-        mark(top.chosen, true);
-        top.has_chosen = true;
-      }
-      if (steps_left_ == 0) return false;
-      --steps_left_;
-      KeyState next = std::move(top.results.back());
-      top.results.pop_back();
-      if (seen_before(next)) continue;
-      note_progress(stack);
-      stack.push_back(Frame{std::move(next), candidates()});
-    }
-    return false;
-  }
-
-  void note_progress(const std::vector<Frame>& stack) {
-    if (done_count_ <= best_) return;
-    best_ = done_count_;
-    best_order_.clear();
-    for (const Frame& frame : stack) best_order_.push_back(frame.chosen);
-    best_done_ = done_;
-  }
-
-  std::string explanation() const {
-    std::string text = absl::StrCat("of ", operations_.size(), " operations ", best_,
-                                    " could be ordered; the last of these were\n");
-    const std::size_t from = best_order_.size() > 12 ? best_order_.size() - 12 : 0;
-    for (std::size_t i = from; i < best_order_.size(); ++i) {
-      absl::StrAppend(&text, "    ", describe(operations_[best_order_[i]]), "\n");
-    }
-    absl::StrAppend(&text, "  and none of these could follow\n");
-    std::size_t listed = 0;
-    for (std::size_t i = 0; i < operations_.size() && listed < 12; ++i) {
-      if (!best_done_.empty() && best_done_[i]) continue;
-      absl::StrAppend(&text, "    ", describe(operations_[i]), "\n");
-      ++listed;
-    }
-    return text;
-  }
-
-  std::vector<Operation> operations_;
-  std::uint64_t steps_left_;
-  std::vector<bool> done_, best_done_;
-  std::size_t first_open_ = 0, last_done_ = 0, done_count_ = 0, best_ = 0;
-  std::vector<std::size_t> best_order_;
-  absl::flat_hash_set<std::string> seen_;  // never iterated
 };
 
 }  // namespace
@@ -247,8 +119,15 @@ const char* action_name(Action action) {
       return "sync";
     case Action::crash:
       return "crash";
+    case Action::death:
+      return "death";
   }
   return "?";
+}
+
+std::string time_span(Duration called, std::optional<Duration> returned) {
+  return absl::StrCat("[", called / 1us, " .. ",
+                      returned ? absl::StrCat(*returned / 1us) : "unknown", " us]");
 }
 
 std::uint64_t appended(std::uint64_t list, std::uint64_t record) {
@@ -259,6 +138,7 @@ std::uint64_t appended(std::uint64_t list, std::uint64_t record) {
 std::vector<KeyState> apply(const KeyState& state, const Operation& operation) {
   const std::uint64_t value = state.value, argument = operation.argument;
   const bool is_unseen = (value & KeyState::unseen) != 0;
+  if (std::binary_search(state.dead.begin(), state.dead.end(), operation.mount)) return {};
   switch (operation.action) {
     case Action::write:
       return {changed(state, operation.mount, argument)};
@@ -291,12 +171,18 @@ std::vector<KeyState> apply(const KeyState& state, const Operation& operation) {
     }
     case Action::crash:
       return crash(state, operation.mount);
+    case Action::death: {
+      KeyState last = state;
+      last.dead.insert(std::lower_bound(last.dead.begin(), last.dead.end(), operation.mount),
+                       operation.mount);
+      return crash(last, operation.mount);
+    }
   }
   return {};
 }
 
 CheckResult check_key(std::vector<Operation> operations, std::uint64_t steps_max) {
-  return Search(std::move(operations), steps_max).run();
+  return OrderSearch<KeyModel>(KeyModel{}, std::move(operations), steps_max).run();
 }
 
 }  // namespace plumeria::sim

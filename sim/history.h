@@ -4,8 +4,7 @@
 // records, a name in a directory), each with the time when it was called, when it returned, what it
 // wanted and what it answered. It is linearizable if the operations can be put into one order that
 // respects real time (whoever returned before another was called comes first) and in which each
-// answer is right. Herlihy & Wing, TOPLAS 1990; the search is Wing & Gong's with the memory of
-// Lowe.
+// answer is right. Herlihy & Wing, TOPLAS 1990.
 //
 // Loss       A mount that dies or loses its lease may take with it what it had not made durable and
 //            nobody else had seen. So a key's state has, besides its value, the chain of values
@@ -21,6 +20,7 @@
 #include <vector>
 
 #include "base/time.h"
+#include "sim/order_search.h"
 
 namespace plumeria::sim {
 
@@ -36,6 +36,7 @@ enum class Action : std::uint8_t {
   absent,   // value was 0
   sync,     // what the mount wrote is durable
   crash,    // the mount's values that are not firm may be lost
+  death,    // the same, and no operation of this mount can come later
 };
 const char* action_name(Action action);
 
@@ -58,16 +59,14 @@ struct KeyState {
   std::uint64_t base = 0;            // what is firm
   std::uint32_t owner = 0;           // whose values these are; meaningful if chain is not empty
   std::vector<std::uint64_t> chain;  // values since `base`, the present one last
+  std::vector<std::uint32_t> dead;   // mounts, in ascending order
 };
+
+// "[called .. returned us]".
+std::string time_span(Duration called, std::optional<Duration> returned);
 
 // The states that `operation` can lead to; empty: it cannot come now with this answer.
 std::vector<KeyState> apply(const KeyState& state, const Operation& operation);
-
-struct CheckResult {
-  bool linearizable = true;
-  bool gave_up = false;     // the search was too long: nothing is proven
-  std::string explanation;  // the longest order found and what could not follow
-};
 
 // Requires: at most about a thousand operations, and few of them overlapping at any time.
 CheckResult check_key(std::vector<Operation> operations, std::uint64_t steps_max = 2'000'000);

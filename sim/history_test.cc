@@ -90,6 +90,18 @@ TEST(HistoryTest, WhatWasSyncedOrSeenSurvivesACrash) {
   EXPECT_TRUE(check_key({written, op(1, Action::read, 7, 2, 3), crash, lost}).linearizable);
 }
 
+TEST(HistoryTest, NothingOfADeadMountComesAfterItsRecovery) {
+  const Operation unfinished = op(1, Action::write, 7, 0, unknown);
+  const Operation death = op(1, Action::death, 0, 5, 10);
+  const Operation before = op(2, Action::read, 0, 6, 7), after = op(2, Action::read, 0, 11, 12),
+                  seen = op(2, Action::read, 7, 13, 14);
+  EXPECT_TRUE(check_key({unfinished, death, before, seen}).linearizable);
+  EXPECT_TRUE(check_key({unfinished, death, before, after}).linearizable);
+  EXPECT_FALSE(check_key({unfinished, death, after, seen}).linearizable);
+  const Operation crash = op(1, Action::crash, 0, 5, 10);
+  EXPECT_TRUE(check_key({unfinished, crash, after, seen}).linearizable) << "it goes on";
+}
+
 TEST(HistoryTest, TwoUnseenValuesAreNotTheSame) {
   EXPECT_TRUE(check_key({op(1, Action::put, 1, 0, 1), op(1, Action::sync, 0, 2, 3),
                          op(1, Action::put, 2, 4, 5), op(1, Action::read, 7, 6, 7),

@@ -7,6 +7,8 @@
 //   --plant NAME                              a planted fault (builds with PLUMERIA_PLANTED_FAULTS)
 //   --twice                                   each seed twice; their traces must be equal
 //   --trace                                   what happens, line by line
+//   --quiet                                   only failures, and of many seeds the marks never
+//   reached
 //
 // Exit code: 0 all is well, 1 a run failed (with its seed and how to repeat it), 2 wrong arguments.
 #include <absl/strings/str_cat.h>
@@ -21,6 +23,7 @@
 
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/rare.h"
 #include "sim/run.h"
 
 namespace plumeria::sim {
@@ -126,11 +129,16 @@ bool run_seed(std::uint64_t seed, const Arguments& arguments, Totals& totals) {
   return false;
 }
 
-void print_marks(const Totals& totals) {
+// All marks, or those never reached.
+void print_marks(Totals totals, bool quiet) {
+  for (const RareMark* mark = rare_marks(); mark != nullptr; mark = mark->next()) {
+    totals.marks[std::string(mark->text())] += mark->times();
+  }
   std::printf("%llu runs, %llu calls, %llu events\n", static_cast<unsigned long long>(totals.runs),
               static_cast<unsigned long long>(totals.calls),
               static_cast<unsigned long long>(totals.events));
   for (const auto& [mark, times] : totals.marks) {
+    if (quiet && times > 0) continue;
     std::printf("  %10llu  %s%s\n", static_cast<unsigned long long>(times), mark.c_str(),
                 times == 0 ? "  <- never reached" : "");
   }
@@ -223,7 +231,7 @@ int main(const std::vector<std::string>& words) {
   for (std::uint64_t seed = arguments.first; fine && seed <= arguments.last; ++seed) {
     fine = run_seed(seed, arguments, totals);
   }
-  if (arguments.first != arguments.last) print_marks(totals);
+  if (arguments.first != arguments.last) print_marks(std::move(totals), arguments.quiet);
   return fine ? 0 : 1;
 }
 

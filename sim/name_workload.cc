@@ -6,6 +6,7 @@
 
 #include "base/checksum.h"
 #include "base/number.h"
+#include "sim/whole_history.h"
 #include "sim/workload.h"
 
 namespace plumeria::sim {
@@ -45,10 +46,56 @@ class NameWorkload final : public Workload {
       }
     }
     if (!violation().empty()) return violation();
-    return recorder_.check();
+    std::string wrong = recorder_.check();
+    if (wrong.empty()) wrong = check_whole();
+    return wrong;
   }
 
  private:
+  std::string check_whole() const {
+    if (lost_something_) return "";  // What a crash takes back it may take back in parts.
+    const CheckResult result = check_names(directories * names, history_);
+    if (result.linearizable) return "";
+    if (result.gave_up) return "too tangled to be judged: all names";
+    return absl::StrCat("no order explains what was seen of all names: ", result.explanation);
+  }
+  static std::uint64_t number_of(const std::string& path) {
+    for (std::uint64_t i = 0; i < directories * names; ++i) {
+      if (path_of(i / names, i % names) == path) return i;
+    }
+    CHECK(false);
+    return 0;
+  }
+  void seen_whole(std::size_t mount, NameOperation::Kind kind, const std::string& path,
+                  std::uint64_t identity_seen, Duration begin) {
+    NameOperation operation;
+    operation.mount = identity(mount);
+    operation.kind = kind;
+    operation.name = number_of(path);
+    operation.identity = identity_seen;
+    operation.called = begin;
+    operation.returned = cluster_.simulation().now();
+    history_.push_back(operation);
+  }
+  // Its outcome is unknown until it is given a time of return.
+  std::size_t called_whole(std::size_t mount, NameOperation::Kind kind, const std::string& path,
+                           const std::string& to) {
+    NameOperation operation;
+    operation.mount = identity(mount);
+    operation.kind = kind;
+    operation.name = number_of(path);
+    operation.to = number_of(to);
+    operation.called = cluster_.simulation().now();
+    history_.push_back(operation);
+    return history_.size() - 1;
+  }
+  // It changed nothing: what it saw instead.
+  void turned_out(std::size_t at, NameOperation::Kind kind) {
+    history_[at].kind = kind;
+    history_[at].identity = 0;
+    history_[at].returned = cluster_.simulation().now();
+  }
+
   static std::string path_of(std::uint64_t directory, std::uint64_t name) {
     return absl::StrCat("dir", directory, "/name", name);
   }
@@ -101,10 +148,13 @@ class NameWorkload final : public Workload {
     OpenFlags flags;
     flags.writable = flags.create = flags.exclusive = true;
     const auto ticket = recorder_.called(path, identity(mount), Action::put);
+    const std::size_t whole = called_whole(mount, NameOperation::Kind::create, path, path);
+    history_[whole].identity = ++unknown_identities_ | KeyState::unseen;
     auto descriptor = co_await kernel.open(path, flags, 0644);
     if (!descriptor) {
       if (descriptor.error().code == Errc::exist) {
         recorder_.returned(ticket, Action::present, 0);
+        turned_out(whole, NameOperation::Kind::found);
       }
       co_return;
     }
@@ -113,6 +163,8 @@ class NameWorkload final : public Workload {
     auto attributes = co_await kernel.fstat(*descriptor);
     if (attributes) {
       recorder_.returned(ticket, Action::create, identity_of(*attributes), made);
+      history_[whole].identity = identity_of(*attributes);
+      history_[whole].returned = made;
       co_await keep_open(client, *descriptor, identity_of(*attributes));
     }
     (void)co_await kernel.close(*descriptor);
@@ -134,22 +186,31 @@ class NameWorkload final : public Workload {
 
   Task<void> remove(std::size_t mount, std::string path) {
     const auto ticket = recorder_.called(path, identity(mount), Action::remove);
+    const std::size_t whole = called_whole(mount, NameOperation::Kind::remove, path, path);
     auto removed = co_await cluster_.kernel(mount).unlink(path);
-    if (removed) co_return recorder_.returned(ticket);
-    if (removed.error().code == Errc::no_entry) recorder_.returned(ticket, Action::absent, 0);
+    if (removed) {
+      recorder_.returned(ticket);
+      history_[whole].returned = cluster_.simulation().now();
+    } else if (removed.error().code == Errc::no_entry) {
+      recorder_.returned(ticket, Action::absent, 0);
+      turned_out(whole, NameOperation::Kind::read);
+    }
   }
 
   Task<void> move(std::size_t mount, std::string from, std::string to) {
     if (from == to) co_return;
     const auto taken = recorder_.called(from, identity(mount), Action::remove);
     const auto put = recorder_.called(to, identity(mount), Action::put);
+    const std::size_t whole = called_whole(mount, NameOperation::Kind::move, from, to);
     auto moved = co_await cluster_.kernel(mount).rename(from, to, 0);
     if (moved) {
       recorder_.returned(taken);
       recorder_.returned(put);
+      history_[whole].returned = cluster_.simulation().now();
     } else if (moved.error().code == Errc::no_entry) {
       recorder_.returned(taken, Action::absent, 0);
       recorder_.withdraw(put);
+      turned_out(whole, NameOperation::Kind::read);
     }
   }
 
@@ -163,6 +224,7 @@ class NameWorkload final : public Workload {
       co_return;  // Removed between the name and the attributes, or the lease was lost.
     }
     self->recorder_.seen(path, self->identity(mount), Action::read, seen, begin);
+    self->seen_whole(mount, NameOperation::Kind::read, path, seen, begin);
   }
 
   static Task<void> list(NameWorkload* self, std::size_t mount, std::string directory) {
@@ -175,6 +237,9 @@ class NameWorkload final : public Workload {
       const std::string path = absl::StrCat(directory, "/name", j);
       const Action action = found.contains(path) ? Action::present : Action::absent;
       self->recorder_.seen(path, self->identity(mount), action, 0, begin);
+      const auto kind =
+          found.contains(path) ? NameOperation::Kind::found : NameOperation::Kind::read;
+      self->seen_whole(mount, kind, path, 0, begin);
     }
     for (const auto& [path, times] : found) {
       if (times > 1) self->violate(absl::StrCat(path, " is listed twice"));
@@ -186,6 +251,9 @@ class NameWorkload final : public Workload {
     auto synced = co_await cluster_.kernel(mount).sync();
     if (synced) recorder_.synced("dir", identity(mount), begin);
   }
+
+  std::vector<NameOperation> history_;
+  std::uint64_t unknown_identities_ = 0;
 };
 
 }  // namespace

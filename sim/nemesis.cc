@@ -2,7 +2,10 @@
 
 #include <absl/strings/str_cat.h>
 
+#include <algorithm>
+
 #include "base/number.h"
+#include "base/rare.h"
 
 namespace plumeria::sim {
 
@@ -114,7 +117,7 @@ void Nemesis::later(Duration delay, void (Nemesis::*end)()) {
 }
 
 void Nemesis::shake_network() {
-  mark("bad network");
+  rarely<"world: bad network">();
   NetworkOptions bad = calm_options_;
   if (random_.chance(1, 2)) bad.lost = static_cast<std::uint32_t>(random_.below(100'000));
   if (random_.chance(1, 2)) bad.doubled = static_cast<std::uint32_t>(random_.below(100'000));
@@ -138,7 +141,11 @@ void Nemesis::partition(bool is_short) {
   const std::uint64_t ways = random_.below(3);
   if (ways != 0) cluster_.network().cut(mount, server);
   if (ways != 1) cluster_.network().cut(server, mount);
-  mark(is_short ? "short partition" : "partition");
+  if (is_short) {
+    rarely<"world: short partition">();
+  } else {
+    rarely<"world: partition">();
+  }
   later(is_short ? short_time() : long_time(), &Nemesis::heal_network);
 }
 
@@ -146,7 +153,7 @@ void Nemesis::partition(bool is_short) {
 // counts a lease from the answer believes in it for too long.
 void Nemesis::partition_one_way_then_the_other(const std::string& mount,
                                                const std::string& server) {
-  mark("partition one way, then the other");
+  rarely<"world: partition one way, then the other">();
   cluster_.network().cut(server, mount);
   const Duration first = random_.between(lease_ / 4, lease_ * 3 / 4);
   cluster_.simulation().after(first, [this, mount, server] {
@@ -163,7 +170,11 @@ void Nemesis::pause(bool is_short) {
   const std::size_t mount = any_mount();
   if (!cluster_.is_up(mount) || cluster_.node(mount).paused()) return;
   cluster_.pause_mount(mount);
-  mark(is_short ? "short pause" : "pause");
+  if (is_short) {
+    rarely<"world: short pause">();
+  } else {
+    rarely<"world: pause">();
+  }
   const std::uint64_t life = cluster_.life(mount);
   const Duration time = is_short ? short_time() : long_time();
   cluster_.simulation().after(time, [this, mount, life] {
@@ -177,20 +188,26 @@ void Nemesis::mount_died(std::size_t mount) {
   // If its lease may have been over by then, the loss began earlier.
   const Watched& watched = watched_[mount];
   const Duration from = watched.healthy ? cluster_.simulation().now() : watched.healthy_at;
-  if (workload_ != nullptr) workload_->lost(mount, from, std::nullopt);
+  if (workload_ != nullptr) {
+    dead_.push_back(Dead{cluster_.lease_of(mount), workload_->died(mount, from)});
+  }
   later(random_.chance(1, 2) ? short_time() : long_time(), &Nemesis::restart_all);
 }
 
 void Nemesis::crash() {
   const std::size_t mount = any_mount();
   if (!cluster_.node(mount).alive()) return;
-  mark(cluster_.is_up(mount) ? "crash of a mount" : "crash of a mount that starts");
+  if (cluster_.is_up(mount)) {
+    rarely<"world: crash of a mount">();
+  } else {
+    rarely<"world: crash of a mount that starts">();
+  }
   cluster_.crash_mount(mount);
 }
 
 void Nemesis::restart() {
   if (!cluster_.server_node().alive()) return;
-  mark("crash of the server");
+  rarely<"world: crash of the server">();
   cluster_.crash_server();
   // Not all come back to the new one at the same time.
   if (random_.chance(1, 2)) partition(true);
@@ -198,11 +215,20 @@ void Nemesis::restart() {
 
 void Nemesis::power() {
   if (!cluster_.disk().power_is_on()) return;
-  mark(cluster_.disk().unflushed() > 0 ? "power cut with unflushed writes" : "power cut");
+  if (cluster_.disk().unflushed() > 0) {
+    rarely<"world: power cut with unflushed writes">();
+  } else {
+    rarely<"world: power cut">();
+  }
   if (random_.chance(1, 2)) {
     cluster_.power_cut();
   } else {
-    cluster_.disk().cut_power_after(random_.below(60));  // In the middle of what is being written.
+    // In the middle of what is being written.
+    constexpr Place places[] = {Place::anywhere, Place::log_header, Place::log_ring,
+                                Place::metadata, Place::file_data};
+    const Place place = places[random_.below(std::size(places))];
+    const std::uint64_t changes = place == Place::log_header ? 0 : random_.below(30);
+    cluster_.disk().cut_power_after(changes, place);
   }
 }
 
@@ -212,7 +238,19 @@ void Nemesis::restart_all() {
   if (!cluster_.all_up()) later(lease_, &Nemesis::restart_all);
 }
 
+void Nemesis::watch_dead() {
+  if (dead_.empty() || !cluster_.server_is_up()) return;
+  const std::vector<lockd::LeaseStatus> known = cluster_.server().status().locks.leases;
+  std::erase_if(dead_, [&](const Dead& dead) {
+    const bool is_known = std::any_of(known.begin(), known.end(),
+                                      [&](const auto& lease) { return lease.lease == dead.lease; });
+    if (!is_known) workload_->recovered(dead.who);
+    return !is_known;
+  });
+}
+
 void Nemesis::watch() {
+  watch_dead();
   const Duration now = cluster_.simulation().now();
   for (std::size_t i = 0; i < cluster_.mounts(); ++i) {
     Watched& watched = watched_[i];
@@ -220,14 +258,14 @@ void Nemesis::watch() {
     if (watched.life != cluster_.life(i)) watched = Watched{cluster_.life(i), 0, true, now};
     const mount::MountStatus status = cluster_.mount(i).status();
     if (status.rejoins != watched.rejoins && !status.rejoining) {
-      mark("lease lost and joined again");
+      rarely<"world: lease lost and joined again">();
       watched.rejoins = status.rejoins;
       if (workload_ != nullptr) workload_->lost(i, watched.healthy_at, now);
     }
     const clerk::ClerkStatus& clerk = status.clerk;
     const bool healthy = clerk.membership.lease != LeaseNumber::none && !clerk.suspended &&
                          !clerk.lost && clerk.lease_left > Duration{0} && !status.rejoining;
-    if (clerk.suspended) mark("suspended");
+    if (clerk.suspended) rarely<"world: suspended">();
     watched.healthy = healthy && !cluster_.node(i).paused();
     if (watched.healthy) watched.healthy_at = now;
   }

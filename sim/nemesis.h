@@ -41,20 +41,23 @@ class Nemesis {
 
   // Begins one fault; it ends by itself after a while.
   void strike();
-  // Looks for mounts that lost their lease and joined again. To be called often.
+  // Looks for mounts that lost their lease and joined again, and for the recovery of those that
+  // died. To be called often.
   void watch();
   // Ends all faults at once, for good, and starts what is down.
   void heal();
-
-  // How often what happened: "crash of a mount", "lease lost", …
-  const std::map<std::string, std::uint64_t>& marks() const { return marks_; }
-  void mark(const std::string& what) { ++marks_[what]; }
 
  private:
   struct Watched {
     std::uint64_t life = 0, rejoins = 0;
     bool healthy = true;
     Duration healthy_at{};
+  };
+
+  // A life that has ended, and whose lease the lock server has not yet recovered.
+  struct Dead {
+    lock::LeaseNumber lease{};
+    std::uint32_t who = 0;
   };
 
   Trouble draw();
@@ -73,6 +76,7 @@ class Nemesis {
   void heal_network();
   void calm_network();
   void mount_died(std::size_t mount);
+  void watch_dead();
 
   Cluster& cluster_;
   Workload* workload_;
@@ -83,7 +87,7 @@ class Nemesis {
   bool healed_ = false;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for hooks that outlive us
   std::vector<Watched> watched_;
-  std::map<std::string, std::uint64_t> marks_;
+  std::vector<Dead> dead_;
 };
 
 }  // namespace plumeria::sim

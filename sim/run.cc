@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/rare.h"
 #include "sim/tree_run.h"
 #include "sim/workload.h"
 
@@ -13,7 +14,6 @@ namespace {
 
 constexpr Duration up_limit = 300s;
 constexpr Duration quiet_limit = 300s;
-constexpr std::uint64_t imagined_cut_every = 20;  // moments
 
 ClusterOptions cluster_options(const RunOptions& options) {
   RandomStream random(options.seed * 7919 + 1);
@@ -34,21 +34,40 @@ std::unique_ptr<Workload> make_workload(const std::string& name, Cluster& cluste
   return make_file_workload(cluster, random);
 }
 
-// Empty, or what a checker of the world has seen, or what fsck would find if the power failed now.
-std::string look_at_moment(const Cluster& cluster, RandomStream& random) {
-  const std::string& violation = cluster.simulation().violation();
-  if (!violation.empty() || !random.chance(1, imagined_cut_every)) return violation;
-  const auto problems = cluster.check_after_imagined_power_cut(random.next());
-  if (problems.empty()) return "";
-  return absl::StrCat("fsck, had the power failed at ", cluster.simulation().now() / 1us,
-                      " us: ", absl::StrJoin(problems, "\n      "));
-}
+// Imagines power cuts of all machines at many moments, most of them when something is being written
+// that must come after something else; and keeps what fsck finds first.
+class ImaginedCuts {
+ public:
+  explicit ImaginedCuts(Cluster& cluster)
+      : cluster_(cluster), random_(cluster.simulation().stream("imagined cuts")) {
+    cluster_.disk().on_change([this](Place place) { changed(place); });
+  }
+  ~ImaginedCuts() { cluster_.disk().on_change({}); }
+  ImaginedCuts(const ImaginedCuts&) = delete;
+  ImaginedCuts& operator=(const ImaginedCuts&) = delete;
+
+ private:
+  void changed(Place place) {
+    std::uint64_t one_in = 2000;
+    if (place == Place::log_header) one_in = 4;
+    if (place == Place::metadata) one_in = 100;
+    if (!random_.chance(1, one_in) || !cluster_.simulation().violation().empty()) return;
+    rarely<"world: a power cut is imagined">();
+    const auto problems = cluster_.check_after_imagined_power_cut(random_.next());
+    if (problems.empty()) return;
+    cluster_.simulation().violate(
+        absl::StrCat("fsck, had the power failed: ", absl::StrJoin(problems, "\n      ")));
+  }
+
+  Cluster& cluster_;
+  RandomStream random_;
+};
 
 // Runs the clients through the faults; what is left is a healed, quiet cluster.
 std::string run_clients(Cluster& cluster, Workload& workload, Nemesis& nemesis,
                         const RunOptions& options) {
   Simulation& simulation = cluster.simulation();
-  RandomStream random = simulation.stream("strikes"), moments = simulation.stream("moments");
+  RandomStream random = simulation.stream("strikes");
   std::vector<std::uint64_t> started(cluster.mounts(), 0);
   const Duration end = simulation.now() + options.faults_for;
   Duration next_strike = simulation.now() + random.between(Duration(1ms), Duration(1s));
@@ -60,8 +79,7 @@ std::string run_clients(Cluster& cluster, Workload& workload, Nemesis& nemesis,
     }
     simulation.run_for(random.between(Duration(1ms), Duration(50ms)));
     nemesis.watch();
-    const std::string wrong = look_at_moment(cluster, moments);
-    if (!wrong.empty()) return wrong;
+    if (!simulation.violation().empty()) return simulation.violation();
     if (simulation.now() < next_strike) continue;
     nemesis.strike();
     next_strike = simulation.now() + random.between(Duration(1ms), Duration(3s));
@@ -93,18 +111,18 @@ std::string stop_and_check(Cluster& cluster) {
 void collect_marks(Cluster& cluster, RunReport& report) {
   auto& marks = report.marks;
   const NetworkCount& network = cluster.network().count();
-  marks["message lost"] += network.lost;
-  marks["message doubled"] += network.doubled;
-  marks["message reordered"] += network.reordered;
-  marks["connection broken"] += network.breaks;
+  marks["world: message lost"] += network.lost;
+  marks["world: message doubled"] += network.doubled;
+  marks["world: message reordered"] += network.reordered;
+  marks["world: connection broken"] += network.breaks;
   for (const auto& [lease, count] : cluster.disk().counts()) {
-    marks["write refused by a fence"] += count.refused;
+    marks["world: write refused by a fence"] += count.refused;
   }
   if (cluster.server_is_up()) {
     const serve::ServerStatus server = cluster.server().status();
-    marks["log of a dead mount replayed"] += server.replays;
-    marks["logs replayed at a start"] += server.first.logs;
-    marks["lease expired"] += server.locks.expired;
+    marks["lock server: log of a dead mount replayed"] += server.replays;
+    marks["lock server: logs replayed at a start"] += server.first.logs;
+    marks["lock server: lease expired"] += server.locks.expired;
   }
   for (std::size_t i = 0; i < cluster.mounts(); ++i) {
     if (!cluster.is_up(i)) continue;
@@ -118,7 +136,7 @@ void collect_marks(Cluster& cluster, RunReport& report) {
     marks["kernel: attributes served"] += kernel.served_attributes;
     marks["kernel: page served"] += kernel.served_pages;
     marks["kernel: listing served"] += kernel.served_listings;
-    marks["revoke"] += cluster.mount(i).status().clerk.revokes;
+    marks["clerk: revoke"] += cluster.mount(i).status().clerk.revokes;
   }
 }
 
@@ -135,6 +153,7 @@ RunReport run(const RunOptions& options) {
   if (options.trace) simulation.trace_to(options.trace);
   RunReport report;
   cluster.start();
+  const ImaginedCuts imagined(cluster);
   std::unique_ptr<Workload> workload;
   if (options.workload != "tree") {
     workload = make_workload(options.workload, cluster);
@@ -149,7 +168,6 @@ RunReport run(const RunOptions& options) {
     report.failure =
         run_tree(cluster, nemesis, simulation.stream("tree"), TreeRunOptions{}, &report.calls);
   }
-  report.marks = nemesis.marks();
   collect_marks(cluster, report);
   if (report.failure.empty()) report.failure = stop_and_check(cluster);
   report.trace_hash = simulation.trace_hash();

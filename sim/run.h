@@ -37,7 +37,7 @@ struct RunReport {
   std::uint64_t trace_hash = 0;
   std::uint64_t events = 0, calls = 0;
   Duration virtual_time{};
-  std::map<std::string, std::uint64_t> marks;
+  std::map<std::string, std::uint64_t> marks;  // besides those of base/rare.h
 };
 
 const std::vector<std::string>& workload_names();

@@ -52,8 +52,18 @@ void Recorder::seen(const std::string& key, std::uint32_t mount, Action action,
   calls_[key].push_back(Call{Operation{mount, action, argument, begin, simulation_.now()}});
 }
 
-void Recorder::crashed(std::uint32_t mount, Duration from, std::optional<Duration> until) {
+void Recorder::crashed(std::uint32_t mount, Duration from, Duration until) {
   crashes_.push_back(Operation{mount, Action::crash, 0, from, until});
+}
+
+void Recorder::died(std::uint32_t mount, Duration from) {
+  crashes_.push_back(Operation{mount, Action::death, 0, from, std::nullopt});
+}
+
+void Recorder::recovered(std::uint32_t mount) {
+  for (Operation& crash : crashes_) {
+    if (crash.action == Action::death && crash.mount == mount) crash.returned = simulation_.now();
+  }
 }
 
 void Recorder::synced(const std::string& prefix, std::uint32_t mount, Duration begin) {
@@ -61,7 +71,6 @@ void Recorder::synced(const std::string& prefix, std::uint32_t mount, Duration b
 }
 
 std::string Recorder::check() const {
-  gave_up_ = 0;
   for (const auto& [key, calls] : calls_) {
     std::vector<Operation> operations;
     std::vector<std::uint32_t> writers;
@@ -82,9 +91,8 @@ std::string Recorder::check() const {
       }
     }
     const CheckResult result = check_key(std::move(operations));
-    if (result.gave_up) {
-      ++gave_up_;
-    } else if (!result.linearizable) {
+    if (result.gave_up) return absl::StrCat("too tangled to be judged: ", key);
+    if (!result.linearizable) {
       return absl::StrCat("no order explains what was seen of ", key, ": ", result.explanation);
     }
   }
@@ -93,8 +101,15 @@ std::string Recorder::check() const {
 
 // --- Workload ------------------------------------------------------------------------------------
 
-void Workload::lost(std::size_t mount, Duration from, std::optional<Duration> until) {
+void Workload::lost(std::size_t mount, Duration from, Duration until) {
+  lost_something_ = true;
   recorder_.crashed(identity(mount), from, until);
+}
+
+std::uint32_t Workload::died(std::size_t mount, Duration from) {
+  lost_something_ = true;
+  recorder_.died(identity(mount), from);
+  return identity(mount);
 }
 
 bool Workload::is_quiet() const {

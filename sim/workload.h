@@ -38,14 +38,16 @@ class Recorder {
   void seen(const std::string& key, std::uint32_t mount, Action action, std::uint64_t argument,
             Duration begin);
   // What `mount` had not made durable may be lost, between the two times.
-  void crashed(std::uint32_t mount, Duration from, std::optional<Duration> until);
+  void crashed(std::uint32_t mount, Duration from, Duration until);
+  // It died; what it had not made durable may be lost from then on, until recovered() is called.
+  void died(std::uint32_t mount, Duration from);
+  void recovered(std::uint32_t mount);
   // All keys that begin with `prefix`: `mount` made its changes durable.
   void synced(const std::string& prefix, std::uint32_t mount, Duration begin);
 
   // The first key whose calls no order explains; empty if there is none.
   std::string check() const;
   std::size_t size() const { return size_; }
-  std::size_t gave_up() const { return gave_up_; }
 
  private:
   struct Call {
@@ -65,7 +67,6 @@ class Recorder {
   };
   std::vector<Sync> syncs_;
   std::size_t size_ = 0;
-  mutable std::size_t gave_up_ = 0;
 };
 
 class Workload {
@@ -82,8 +83,12 @@ class Workload {
   // Looks at everything through each mount once all is quiet, and judges. Empty: all is well.
   virtual std::string verify() = 0;
 
-  // A mount died or lost its lease with what only it knew.
-  void lost(std::size_t mount, Duration from, std::optional<Duration> until);
+  // A mount lost its lease with what only it knew, and goes on.
+  void lost(std::size_t mount, Duration from, Duration until);
+  // The present life of a mount has ended; who it was, for recovered().
+  std::uint32_t died(std::size_t mount, Duration from);
+  // What is left of it is on the disk now, and nothing else of it can happen any more.
+  void recovered(std::uint32_t who) { recorder_.recovered(who); }
   void stop() { stopping_ = true; }
   // Whether the clients of all mounts have ended.
   bool is_quiet() const;
@@ -117,6 +122,7 @@ class Workload {
   Recorder recorder_;
   std::uint64_t calls_ = 0;
   bool stopping_ = false;
+  bool lost_something_ = false;  // a mount may have
   std::vector<std::unique_ptr<Client>> clients_;
   std::string violation_;
 };
