@@ -44,6 +44,9 @@ Exit run(const Arguments& arguments) {
   const auto report =
       runtime.executor.run_until_done(check::run(runtime.world(), *store->disk, options));
   if (!report) return complain(report.error());
+  if (const std::string& half = store->disk->half_damaged(); !half.empty()) {
+    std::printf("torn or damaged: %s: one of its two values; the other one serves\n", half.c_str());
+  }
   print_findings("damaged", report->problems, report->problem_count);
   print_findings("unused", report->leaks, report->leak_count);
   std::printf(
@@ -60,8 +63,10 @@ void add_fsck(CLI::App& app, Exit& exit) {
       "fsck", "Check a store that nobody uses; changes nothing, exit code 4 if it is damaged");
   command->footer(
       "Every finding is one line: \"damaged: …\" names the block or inode; \"unused: …\" is space\n"
-      "that belongs to nobody, which a crash may leave and which does no harm. Logs that were not\n"
-      "replayed are taken into account.\n" +
+      "that belongs to nobody, which a crash may leave and which does no harm; \"torn or damaged: "
+      "…\"\n"
+      "is a value of which there is another one. Logs that were not replayed are taken into "
+      "account.\n" +
       exit_codes());
   command->add_option("STORE", arguments->store, "the directory that mkfs made")
       ->required()

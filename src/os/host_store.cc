@@ -183,7 +183,10 @@ struct HostStore::State {
   Result<SegmentFilePointer> find_or_make(Segment segment) {
     bool made = false;
     auto file = files.find_or_make(segment, &made);
-    if (!file && file.error().code == Errc::no_entry) return fail(break_down(file.error()).error());
+    if (!file && file.error().code == Errc::no_entry) {
+      const Status there = directory.still_there();
+      return fail(break_down(there ? file.error() : there.error()).error());
+    }
     if (file && made) segments_changed(segment);
     return file;
   }
@@ -240,6 +243,7 @@ bool HostStore::was_clean() const { return state_->directory.was_clean(); }
 std::uint64_t HostStore::incarnation() const { return state_->directory.incarnation(); }
 std::uint64_t HostStore::identity() const { return state_->directory.identity(); }
 const std::string& HostStore::path() const { return state_->path; }
+const std::string& HostStore::half_damaged() const { return state_->directory.half_damaged(); }
 void HostStore::on_broken(std::function<void(const Error&)> handler) {
   state_->broken_handler = std::move(handler);
 }

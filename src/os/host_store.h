@@ -57,6 +57,8 @@ class HostStore final : public disk::VirtualDisk {
   // A random number that the store got when it was made.
   std::uint64_t identity() const;
   const std::string& path() const;
+  // A file of its own that is damaged by half, which does no harm; or empty.
+  const std::string& half_damaged() const;
 
   // Flushes, marks the store clean, gives up the lock. Nothing else may be called afterwards;
   // nothing may be under way.

@@ -260,6 +260,21 @@ TEST_F(HostStoreTest, EveryDamagedBitOfItsOwnFilesIsNoticed) {
   EXPECT_FALSE(open());
 }
 
+TEST_F(HostStoreTest, ADamagedStoreIsRefusedAgainAndAgain) {
+  {
+    auto store = create_with_me();
+    ASSERT_TRUE(wait(store->write_register("view", 0, Bytes(100, std::byte{3}), me)));
+    ASSERT_TRUE(wait(store->write_register("view", 1, Bytes(100, std::byte{4}), me)));
+    ASSERT_TRUE(wait(store->close()));
+  }
+  flip_bit(path + "/registers/view", 16384 + 50);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(open().error().code, Errc::corrupt);
+  flip_bit(path + "/registers/view", 16384 + 50);
+  const auto store = open();
+  ASSERT_TRUE(store);
+  EXPECT_TRUE((*store)->was_clean());
+}
+
 TEST_F(HostStoreTest, ADamagedIncarnationIsNotUsedAgain) {
   for (const std::streamoff slot : {0, 16384}) {
     std::set<std::uint64_t> used;

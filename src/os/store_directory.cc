@@ -177,6 +177,9 @@ Result<StoreDirectory> StoreDirectory::open(std::string path, bool read_only) {
   TRY_STATUS(store.read_state(read_only));
   TRY_STATUS(store.read_leases(read_only));
   TRY_STATUS(store.read_registers(read_only));
+  // Last, when nothing can be found wrong any more: else the next one would take the damage of a
+  // store that was left in peace for what a power cut may have torn.
+  if (!read_only) TRY_STATUS(store.begin_incarnation());
   return store;
 }
 
@@ -248,13 +251,15 @@ Status StoreDirectory::read_state(bool read_only) {
   // A torn slot means that its writer was interrupted.
   was_clean_ = reader.get<std::uint8_t>() == 1 && !state.one_slot_damaged();
   if (!reader.finished()) return fail(Errc::corrupt, state.path());
-  if (!read_only) {
-    // A damaged slot may have held the number that was the last one.
-    incarnation_ += state.one_slot_damaged() ? 2 : 1;
-    TRY_STATUS(state.write(encode_state(incarnation_, false)));
-  }
+  if (state.one_slot_damaged()) half_damaged_ = state.path();
   state_ = std::move(state);
   return {};
+}
+
+Status StoreDirectory::begin_incarnation() {
+  // A damaged slot may have held the number that was the last one.
+  incarnation_ += state_->one_slot_damaged() ? 2 : 1;
+  return state_->write(encode_state(incarnation_, false));
 }
 
 Status StoreDirectory::mark_clean() {

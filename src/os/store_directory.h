@@ -53,6 +53,8 @@ class StoreDirectory {
   std::uint64_t identity() const { return identity_; }
   std::uint64_t incarnation() const { return incarnation_; }
   bool was_clean() const { return was_clean_; }
+  // A file one of whose slots was torn or damaged while the other one serves; or empty.
+  const std::string& half_damaged() const { return half_damaged_; }
   // Errc::io if somebody has removed, moved or unmounted it: then what is written goes nowhere.
   Status still_there() const;
   // Whoever writes does so after a clean end. Requires: everything is flushed.
@@ -66,6 +68,7 @@ class StoreDirectory {
   Status lock(bool read_only);
   Status read_identity();
   Status read_state(bool read_only);
+  Status begin_incarnation();
   Status read_leases(bool read_only);
   Status read_registers(bool read_only);
   // A missing one would look like segments that were never written.
@@ -78,6 +81,7 @@ class StoreDirectory {
   std::uint64_t identity_ = 0;
   std::uint64_t incarnation_ = 0;
   bool was_clean_ = false;
+  std::string half_damaged_;
   std::optional<SlotFile> state_, leases_;
 };
 
