@@ -32,7 +32,8 @@ struct Service {
   Service(Runtime& runtime, OpenStore open, const Arguments& arguments)
       : world(runtime.world()),
         store(std::move(open)),
-        transport(runtime.executor, runtime.random, {.connections_max = connections_max()}),
+        transport(runtime.executor, runtime.random,
+                  {.identity = store.disk->identity(), .connections_max = connections_max()}),
         server(runtime.world(), *store.disk, transport, options(store, arguments)),
         admin(transport, [this] { return status(); }),
         stop(runtime.executor) {}

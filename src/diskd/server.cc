@@ -100,7 +100,6 @@ struct DiskServer::State {
   const std::uint64_t incarnation;
   const DiskServerOptions options;
   std::map<std::uint64_t, Client> clients;  // by session number
-  std::uint64_t last_session = 0;
   bool stopping = false;
   std::uint64_t executing = 0;
   Event ended{world.executor};
@@ -168,8 +167,10 @@ void DiskServer::State::open(PeerId from, const disk::wire::Open& message) {
   }
   if (found == clients.end()) {
     make_room();
-    found =
-        clients.try_emplace(++last_session, from, message.nonce, world.clock.now(), options).first;
+    // Not a number that anybody could name by accident.
+    std::uint64_t number = 0;
+    while (number == 0 || clients.contains(number)) number = world.random.next();
+    found = clients.try_emplace(number, from, message.nonce, world.clock.now(), options).first;
   }
   Client& client = found->second;
   client.peer = from;

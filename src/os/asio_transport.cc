@@ -116,6 +116,8 @@ class Connection;
 // What a connection reports to its transport.
 class ConnectionOwner {
  public:
+  // Asked when the peer has greeted.
+  virtual bool accepts(const Connection& connection) = 0;
   virtual void established(Connection& connection) = 0;
   virtual void message(Connection& connection, Channel channel, ByteView message) = 0;
   virtual void ended(Connection& connection, const Error& reason) = 0;
@@ -143,6 +145,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
 
   PeerId peer() const { return peer_; }
   std::size_t queued() const { return queued_; }
+  std::uint64_t identity() const { return identity_; }  // of what the peer serves
   // Ends it if its peer keeps us waiting.
   void look_for_patience(const AsioTransport::Options& options);
   bool is_established() const { return established_; }
@@ -173,6 +176,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   Socket socket_;
   const Greeting greeting_;
   bool established_ = false;
+  std::uint64_t identity_ = 0;
   TimerId handshake_timer_{};
 
   Bytes buffer_;
@@ -247,20 +251,20 @@ void Connection::read_more() {
 
 bool Connection::take_handshake() {
   const ByteView come = ByteView(buffer_).subspan(begin_, end_ - begin_);
-  if (come.size() >= 8 && come.size() < handshake_size) {
-    // Tell at once who is no peer of ours at all.
-    Bytes padded = to_bytes(come);
-    padded.resize(handshake_size);
-    const Status so_far = check_handshake(padded, greeting_);
-    if (!so_far && load<std::uint64_t>(padded.data()) !=
-                       load<std::uint64_t>(encode_handshake(greeting_).data())) {
-      end(so_far.error());
-    }
+  const Status so_far = check_handshake_start(come, greeting_);
+  if (!so_far) {
+    end(so_far.error());
+    return false;
   }
-  if (owner_ == nullptr || come.size() < handshake_size) return false;
-  const Status checked = check_handshake(come, greeting_);
-  if (!checked) {
-    end(checked.error());
+  if (come.size() < handshake_size) return false;
+  const Result<Greeting> theirs = decode_handshake(come, greeting_);
+  if (!theirs) {
+    end(theirs.error());
+    return false;
+  }
+  identity_ = theirs->identity;
+  if (!owner_->accepts(*this)) {
+    end(Error{Errc::corrupt, "serves another store than before"});
     return false;
   }
   begin_ += handshake_size;
@@ -413,6 +417,7 @@ struct AsioTransport::State final : public ConnectionOwner,
     std::uint64_t attempts = 0;              // to connect; names the present one
     Duration retry{};
     std::string last_error;
+    std::uint64_t identity = 0;  // of what it served when it was met first
   };
   struct Listener {
     Acceptor acceptor;
@@ -425,8 +430,10 @@ struct AsioTransport::State final : public ConnectionOwner,
     greeting.protocol_version = o.protocol_version;
     greeting.features = o.features;
     greeting.features_needed = o.features_needed;
+    greeting.identity = o.identity;
   }
 
+  bool accepts(const Connection& connection) override;
   void established(Connection& connection) override;
   void message(Connection& connection, Channel channel, ByteView message) override;
   void ended(Connection& connection, const Error& reason) override;
@@ -709,6 +716,12 @@ void AsioTransport::State::retry_later(PeerId id) {
 }
 
 // ---- what connections report
+
+bool AsioTransport::State::accepts(const Connection& connection) {
+  Peer& peer = peers.at(connection.peer());
+  if (peer.identity == 0) peer.identity = connection.identity();
+  return peer.identity == connection.identity();
+}
 
 void AsioTransport::State::established(Connection& connection) {
   Peer& peer = peers.at(connection.peer());

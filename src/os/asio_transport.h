@@ -1,9 +1,9 @@
 // net::Transport over TCP and Unix sockets (docs/protocol.md, "Connections").
 //
-// Every connection starts with a handshake (magic, protocol version, feature bits); a peer of
-// another version is refused with a message that names both. Then come frames: length, channel,
-// checksum of the frame's and the message's head. Whatever is not one of these ends that connection
-// alone, with one line in the log.
+// Every connection starts with a handshake (magic, protocol version, feature bits, identity); a
+// peer of another version is refused with a message that names both. Then come frames: length,
+// channel, checksum of the frame's and the message's head. Whatever is not one of these ends that
+// connection alone, with one line in the log.
 //
 // Each connect() has a connection of its own, even to the same address: a clerk's small messages do
 // not wait behind a disk's large ones. It is made again after it broke, with a growing pause of
@@ -35,6 +35,9 @@ class AsioTransport final : public net::Transport {
   struct Options {
     std::uint64_t features = 0;         // feature bits of this program
     std::uint64_t features_needed = 0;  // a peer that lacks one of these is refused
+    // Of the store that is served; 0: none. A client stays with what it met first at an address: a
+    // server of something else is waited out like one that is away.
+    std::uint64_t identity = 0;
     std::uint32_t protocol_version = net::protocol_version;  // another one only in tests
     std::size_t connections_max = 4096;                      // accepted ones; more are refused
     Duration handshake_timeout = 5s;

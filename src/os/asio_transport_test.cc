@@ -178,8 +178,31 @@ TEST_P(AsioTransportTest, APeerOfAnotherVersionIsRefusedAndBothVersionsAreNamed)
   run_for(50ms);
   EXPECT_TRUE(client.seen.empty());
   EXPECT_TRUE(server.seen.empty());
-  EXPECT_THAT(log_lines, Contains(testing::AllOf(HasSubstr("version 1"), HasSubstr("99"))));
+  EXPECT_THAT(log_lines, Contains(testing::AllOf(HasSubstr("version 2"), HasSubstr("99"))));
   EXPECT_LE(log_lines.size(), 40u);
+}
+
+TEST_P(AsioTransportTest, AServerOfAnotherStoreIsWaitedOut) {
+  Node client(executor);
+  auto server = std::make_unique<Node>(executor, AsioTransport::Options{.identity = 7});
+  const std::string address = *server->transport->listen(wanted_address());
+  const PeerId peer = client.transport->connect(address);
+  until([&] { return client.seen.size() == 1; });
+  server->transport.reset();
+  until([&] { return client.seen.size() == 2; });
+  {
+    Node other(executor, {.identity = 8});
+    ASSERT_TRUE(other.transport->listen(address));
+    until([&] {
+      return client.transport->last_error(peer).find("another store") != std::string::npos;
+    });
+    run_for(50ms);
+    EXPECT_EQ(client.seen, (std::vector<std::string>{"+", "-"}));
+  }
+  server = std::make_unique<Node>(executor, AsioTransport::Options{.identity = 7});
+  ASSERT_TRUE(server->transport->listen(address));
+  until([&] { return client.seen.size() == 3; });
+  EXPECT_EQ(client.seen.back(), "+");
 }
 
 TEST_P(AsioTransportTest, APeerThatLacksANeededFeatureIsRefused) {

@@ -21,32 +21,40 @@ Handshake encode_handshake(const Greeting& ours) {
   store(bytes.data() + 8, ours.protocol_version);
   store(bytes.data() + 16, ours.features);
   store(bytes.data() + 24, ours.features_needed);
-  store(bytes.data() + 32, checksum(ByteView(bytes).first(32)));
+  store(bytes.data() + 32, ours.identity);
+  store(bytes.data() + 40, checksum(ByteView(bytes).first(40)));
   return bytes;
 }
 
-Status check_handshake(ByteView bytes, const Greeting& ours) {
-  if (load<std::uint64_t>(bytes.data()) != magic) {
+Status check_handshake_start(ByteView bytes, const Greeting& ours) {
+  if (bytes.size() >= 8 && load<std::uint64_t>(bytes.data()) != magic) {
     return fail(Errc::corrupt, "does not speak Plumeria's protocol");
   }
+  if (bytes.size() < handshake_start) return {};
   const auto version = load<std::uint32_t>(bytes.data() + 8);
   if (version != ours.protocol_version) {
     return fail(Errc::version,
                 absl::StrCat("speaks protocol version ", version, ", this program speaks version ",
                              ours.protocol_version));
   }
-  if (load<std::uint64_t>(bytes.data() + 32) != checksum(bytes.first(32))) {
+  return {};
+}
+
+Result<Greeting> decode_handshake(ByteView bytes, const Greeting& ours) {
+  TRY_STATUS(check_handshake_start(bytes, ours));
+  if (load<std::uint64_t>(bytes.data() + 40) != checksum(bytes.first(40))) {
     return fail(Errc::corrupt, "sent a damaged handshake");
   }
-  const auto features = load<std::uint64_t>(bytes.data() + 16);
-  const auto needed = load<std::uint64_t>(bytes.data() + 24);
-  if ((ours.features_needed & ~features) != 0 || (needed & ~ours.features) != 0) {
-    return fail(Errc::version,
-                absl::StrCat("has features ", absl::Hex(features), " and needs ", absl::Hex(needed),
-                             ", this program has ", absl::Hex(ours.features), " and needs ",
-                             absl::Hex(ours.features_needed)));
+  Greeting theirs{ours.protocol_version, load<std::uint64_t>(bytes.data() + 16),
+                  load<std::uint64_t>(bytes.data() + 24), load<std::uint64_t>(bytes.data() + 32)};
+  if ((ours.features_needed & ~theirs.features) != 0 ||
+      (theirs.features_needed & ~ours.features) != 0) {
+    return fail(Errc::version, absl::StrCat("has features ", absl::Hex(theirs.features),
+                                            " and needs ", absl::Hex(theirs.features_needed),
+                                            ", this program has ", absl::Hex(ours.features),
+                                            " and needs ", absl::Hex(ours.features_needed)));
   }
-  return {};
+  return theirs;
 }
 
 FrameHeader encode_frame(net::Channel channel, ByteView head, std::size_t payload) {

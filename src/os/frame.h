@@ -2,7 +2,8 @@
 // frames. Encoding and checking only; little-endian.
 //
 //   handshake  magic "PLUMERIA", u32 protocol version, u32 zero, u64 features, u64 features needed,
-//              u64 checksum of all before. Magic and version keep their place for ever.
+//              u64 identity of what is served (0: nothing), u64 checksum of all before. Magic and
+//              version keep their place for ever.
 //   frame      u32 length of the body, u32 length of its head, u8 channel, 7 zero bytes,
 //              u32 checksum of these 16 bytes, u32 checksum of the head; then the body.
 //
@@ -18,7 +19,8 @@
 
 namespace plumeria::os {
 
-constexpr std::size_t handshake_size = 40;
+constexpr std::size_t handshake_size = 48;
+constexpr std::size_t handshake_start = 12;  // magic and version
 constexpr std::size_t frame_header_size = 24;
 using Handshake = std::array<std::byte, handshake_size>;
 using FrameHeader = std::array<std::byte, frame_header_size>;
@@ -27,12 +29,14 @@ struct Greeting {
   std::uint32_t protocol_version = 0;
   std::uint64_t features = 0;
   std::uint64_t features_needed = 0;
+  std::uint64_t identity = 0;
 };
 
 Handshake encode_handshake(const Greeting& ours);
-// Requires: bytes.size() >= handshake_size. Errc::version names both versions; Errc::corrupt: it is
-// no handshake.
-Status check_handshake(ByteView bytes, const Greeting& ours);
+// Errc::version names both versions; Errc::corrupt: it is no handshake. The first looks at what has
+// come of it, whatever that is; the second requires that bytes.size() >= handshake_size.
+Status check_handshake_start(ByteView bytes, const Greeting& ours);
+Result<Greeting> decode_handshake(ByteView bytes, const Greeting& ours);
 
 struct Frame {
   std::uint32_t body = 0;
