@@ -17,13 +17,14 @@ import harness
 from harness import PLUMERIA, TREE, run
 
 fork = multiprocessing.get_context("fork")
-GREETING_CHECKSUM = "c38b4fe06ad5f56d"  # XXH3 of the 32 bytes before it
+VERSION = 2
+GREETING_CHECKSUM = "0599a7c42607b8ff"  # XXH3 of the 40 bytes before it
 
 
-def greeting(version=1):
+def greeting(version=VERSION):
     """The handshake of docs/protocol.md, "Connections"."""
-    said = struct.pack("<8sIIQQ", b"PLUMERIA", version, 0, 0, 0)
-    if version == 1:
+    said = struct.pack("<8sIIQQQ", b"PLUMERIA", version, 0, 0, 0, 0)
+    if version == VERSION:
         return said + bytes.fromhex(GREETING_CHECKSUM)
     return said + bytes(8)
 
@@ -229,7 +230,7 @@ class Errors(harness.Case):
         point.mkdir()
         newer = greeting(version=7)
         for answer, words in ((b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak"),
-                              (newer, "version 7|version 1"), (b"", "did not greet"),
+                              (newer, "version 7|version 2"), (b"", "did not greet"),
                               (greeting() + b"\xff" * 1000, "not a message")):
             with socket.socket() as ear:
                 ear.bind(("127.0.0.1", 0))
@@ -268,12 +269,40 @@ class Errors(harness.Case):
         server = self.world.serve(store)
         self.assertTrue(server.status()["server"]["was_clean"])
 
+    def test_another_store_at_the_same_address(self):
+        """Its mounts wait, and touch nothing of it; with the right one they go on."""
+        server = self.world.serve(self.world.mkfs("one"), lease=2)
+        a = self.world.mount(server, "a")
+        (a / "f").write_text("one")
+        with open(a / "f", "rb") as file:
+            os.fsync(file.fileno())
+        (a / "dirty").write_text("dirty")
+        server.kill()
+        # Alike in all numbers: leases, slots, epochs, incarnations.
+        other = self.world.serve(self.world.mkfs("two"), lease=2, port=server.port)
+        b = self.world.mount(other, "b")
+        (b / "f").write_text("two")
+        self.eventually(lambda: "serves another store" in a.messages(), 20, "a has noticed")
+        time.sleep(3)
+        self.assertEqual((b / "f").read_text(), "two")
+        self.assertEqual(os.listdir(b.path), ["f"])
+        b.umount()
+        other.stop()
+        self.world.fsck(other.store)
+        server = self.world.serve(server.store, lease=2, port=server.port)
+        self.assertEqual((a / "f").read_text(), "one")
+        self.assertEqual((a / "dirty").read_text(), "dirty")
+        self.assertEqual(a.status()["mount"]["rejoins"], 0)
+        a.umount()
+        server.stop()
+        self.world.fsck(server.store)
+
     def test_garbage_on_the_port(self):
         server, a, b = self.world.served_pair()
         chance = random.Random(7)
         idle = []
         beginnings = (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\0" * 64, b"\xff" * 64,
-                      greeting(), greeting(version=2), greeting(version=0), greeting()[:39])
+                      greeting(), greeting(version=1), greeting(version=0), greeting()[:47])
         for length in (0, 1, 7, 64, 4096, 1 << 20):
             for first in beginnings:
                 with socket.create_connection(("127.0.0.1", server.port), 5) as peer:
@@ -306,7 +335,7 @@ class Errors(harness.Case):
         # Many who greet and begin a large message, byte by byte: nobody else is held up, and the
         # server's memory does not follow what they claim.
         before = resident_size(server)
-        frame = spoken[40:64]
+        frame = spoken[len(greeting()):]
         for _ in range(300):
             idle.append(socket.create_connection(("127.0.0.1", server.port), 5))
             idle[-1].sendall(greeting() + frame[:20])
@@ -318,7 +347,7 @@ class Errors(harness.Case):
         self.assertLess(resident_size(server) - before, 100 << 20)
         for peer in idle:
             peer.close()
-        self.assertIn("speaks protocol version 2, this program speaks version 1",
+        self.assertIn("speaks protocol version 1, this program speaks version 2",
                       server.messages())
         self.assertTrue(server.alive() and a.alive() and b.alive())
         for mount in (a, b):

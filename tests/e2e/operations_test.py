@@ -1,0 +1,354 @@
+#!/usr/bin/env python3
+"""What docs/operations.md and README.md say, statement by statement, where no other test does."""
+import errno
+import json
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+
+import harness
+from harness import PLUMERIA, TREE, run
+
+LEASE = 2.0  # seconds
+
+
+class Proxy:
+    """A network between mounts and a server, which can be cut: packets are swallowed."""
+
+    def __init__(self, port):
+        self.target = ("127.0.0.1", port)
+        self.ear = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.ear.getsockname()[1]}"
+        self.is_cut = threading.Event()
+        self.ended = threading.Event()
+        self.pairs = {}  # each socket's other end
+        self.thread = threading.Thread(target=self.carry, daemon=True)
+        self.thread.start()
+
+    def carry(self):
+        while not self.ended.is_set():
+            if self.is_cut.is_set():
+                time.sleep(0.01)
+                continue
+            ready, _, _ = select.select([self.ear, *self.pairs], [], [], 0.02)
+            for one in ready:
+                if one is self.ear:
+                    client, _ = self.ear.accept()
+                    server = socket.create_connection(self.target)
+                    self.pairs |= {client: server, server: client}
+                elif one in self.pairs:
+                    self.carry_some(one)
+
+    def carry_some(self, one):
+        other = self.pairs[one]
+        try:
+            data = one.recv(1 << 16)
+            if data:
+                other.sendall(data)
+                return
+        except OSError:
+            pass
+        for end in (one, other):
+            del self.pairs[end]
+            end.close()
+
+    def end(self):
+        self.ended.set()
+        self.thread.join(5)
+        for end in (self.ear, *self.pairs):
+            end.close()
+
+
+def synced(path, content):
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Setup(harness.Case):
+    def test_the_five_commands_of_the_readme(self):
+        store, point = self.world.folder / "store", self.world.folder / "mnt"
+        point.mkdir()
+        log = self.world.folder / "log"
+        run(PLUMERIA, "mkfs", store)
+        run(PLUMERIA, "mount", store, point, "--log", log)
+        (point / "f").write_text("x")
+        self.assertIn("lease", run(PLUMERIA, "status", point).stdout)
+        run(PLUMERIA, "umount", point)
+        address = f"127.0.0.1:{harness.free_port()}"
+        pid_file = self.world.folder / "pid"
+        run(PLUMERIA, "serve", store, "--listen", address, "--log", log, "--pid-file", pid_file)
+        pid = int(pid_file.read_text())
+        try:
+            run(PLUMERIA, "mount", address, point, "--log", log)
+            self.assertEqual((point / "f").read_text(), "x")
+            run(PLUMERIA, "umount", point)
+        finally:
+            os.kill(pid, signal.SIGTERM)
+        self.eventually(lambda: not pid_file.exists(), 10, "the server ends, and its pid file")
+        self.world.fsck(store)
+        for line in log.read_text().splitlines():  # Time, process, what it is, severity, message.
+            self.assertRegex(line, r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} \d+ (mount|serve) /\S+ "
+                                   r"(info|warning|error) .+")
+
+    def test_the_store_shrinks_and_can_be_copied(self):
+        store = self.world.mkfs("store", "--log-size", "1M")
+        mount = self.world.mount(store, "m")
+
+        def used():
+            return int(run("du", "-s", "--block-size=1", store).stdout.split()[0])
+
+        synced(mount / "kept", b"k" * 100_000)
+        before = used()
+        synced(mount / "large", os.urandom(20 << 20))
+        self.assertGreater(used(), before + (20 << 20) - 1)
+        host, ours = os.statvfs(store), os.statvfs(mount.path)
+        self.assertEqual(ours.f_blocks * ours.f_frsize, host.f_blocks * host.f_frsize)
+        os.truncate(mount / "large", 0)
+        self.eventually(lambda: used() < before + (1 << 20), 10, "a truncation gives space back")
+        synced(mount / "large", os.urandom(20 << 20))
+        os.unlink(mount / "large")
+        self.eventually(lambda: used() < before + (1 << 20), 10, "a deletion gives space back")
+        mount.umount()
+        copy = self.world.folder / "copy"
+        run("cp", "-a", "--sparse=always", store, copy)
+        self.world.fsck(copy)
+        mount = self.world.mount(copy, "m")
+        self.assertEqual((mount / "kept").read_bytes(), b"k" * 100_000)
+        mount.umount()
+
+    def test_mount_options(self):
+        store = self.world.mkfs()
+        mount = self.world.mount(store, "m")
+        (mount / "run").write_text("#!/bin/sh\n")
+        os.chmod(mount / "run", 0o4755)
+        mount.umount()
+        for options, words in (("ro", "ro,"), ("noexec", "noexec"), ("suid", ""), ("", "nosuid")):
+            mount = self.world.mount(store, "m", *(["-o", options] if options else []))
+            with open("/proc/self/mounts", encoding="utf-8") as table:
+                line = next(line for line in table if str(mount.path) in line)
+            self.assertIn(words, line)
+            self.assertEqual("nosuid" in line, options != "suid", line)
+            if options == "ro":
+                with self.assertRaises(OSError) as caught:
+                    (mount / "f").touch()
+                self.assertEqual(caught.exception.errno, errno.EROFS)
+            mount.umount()
+
+    def test_status_tells_what_its_manual_says(self):
+        server, a, b = self.world.served_pair()
+        (a / "f").write_text("x")
+        (b / "f").read_text()
+        manual = (TREE / "man/plumeria-status.1").read_text()
+        asked = {"mount": a.status(), "server": server.status(), "store": server.status(),
+                 "disk": a.status()}
+        manual = manual[manual.index(".TP"):manual.index(".SH EXIT")]
+        part = None
+        for line in manual.splitlines():
+            if found := re.match(r"\.B (mount|server|store|disk)(?:\.(\w+))?$", line):
+                part = found[1]
+                self.assertIn(found[2] or part, asked[part][part] if found[2] else asked[part])
+            elif part and line.startswith((".B ", ".BR ")):
+                known = json.dumps(asked[part])
+                for name in re.findall(r"[a-z]\w+", re.sub(r"\([^)]*\)| and ", " ", line[3:])):
+                    if name not in ("tried", "refused"):  # There are none of these now.
+                        self.assertIn(f'"{name}"', known, line)
+        text = run(PLUMERIA, "status", server.address).stdout
+        for mount in (a, b):
+            self.assertIn(str(mount.path), text)
+        self.assertIn("in use", json.dumps(run(PLUMERIA, "fsck", server.store,
+                                               check=False).stderr))
+
+
+class Stopping(harness.Case):
+    def test_sigterm_with_open_files(self):
+        for signals in (1, 2):
+            store = self.world.mkfs(f"store{signals}")
+            mount = self.world.mount(store, f"m{signals}")
+            synced(mount / "f", b"old")
+            fd = os.open(mount / "f", os.O_RDWR)
+            os.pwrite(fd, b"new", 0)  # not fsynced
+            start = time.monotonic()
+            mount.signal(signal.SIGTERM)
+            self.eventually(lambda m=mount: str(m.path) not in harness.mount_table(), 3, "detached")
+            os.pwrite(fd, b"newer", 0)  # It can still be used for a while.
+            if signals == 2:
+                mount.signal(signal.SIGTERM)
+            self.assertEqual(mount.wait(), 0)
+            took = time.monotonic() - start
+            self.assertLess(took, 4 if signals == 2 else 9)
+            self.assertGreater(took, 0 if signals == 2 else 4)
+            with self.assertRaises(OSError):
+                os.fstatvfs(fd)
+            with self.assertRaises(OSError):
+                os.close(fd)
+            self.world.fsck(store)
+            mount = self.world.mount(store, f"m{signals}")
+            self.assertEqual((mount / "f").read_bytes(), b"newer")
+            mount.umount()
+
+    def test_umount_with_open_files(self):
+        store = self.world.mkfs()
+        mount = self.world.mount(store, "m")
+        with open(mount / "f", "w", encoding="utf-8") as file:
+            file.write("x")
+            file.flush()
+            done = run(PLUMERIA, "umount", mount.path, check=False)
+            self.assertEqual(done.returncode, 3)
+            self.assertIn("--lazy", done.stderr)
+            run(PLUMERIA, "umount", "--lazy", mount.path)
+            self.assertNotIn(str(mount.path), harness.mount_table())
+            time.sleep(0.5)
+            self.assertTrue(mount.alive())
+            file.write("y")
+        self.assertEqual(mount.wait(), 0)
+        mount = self.world.mount(store, "m")
+        self.assertEqual((mount / "f").read_text(), "xy")
+        mount.umount()
+
+
+class Failures(harness.Case):
+    seconds = 180
+
+    def cut_off_pair(self):
+        self.server = self.world.serve(self.world.mkfs(), lease=LEASE)
+        self.proxy = Proxy(self.server.port)
+        self.world.cleanups.append(self.proxy.end)
+        self.a = self.world.mount(self.proxy.address, "a")
+        self.b = self.world.mount(self.server, "b")
+
+    def finish(self):
+        for mount in (self.a, self.b):
+            mount.umount()
+        self.server.stop()
+        self.world.fsck(self.server.store)
+
+    def test_a_mount_cut_off_for_less_than_its_lease(self):
+        self.cut_off_pair()
+        (self.a / "f").write_text("dirty")
+        self.proxy.is_cut.set()
+        time.sleep(LEASE / 4)
+        self.proxy.is_cut.clear()
+        self.assertEqual((self.b / "f").read_text(), "dirty")
+        (self.a / "g").write_text("goes on")
+        self.assertEqual((self.b / "g").read_text(), "goes on")
+        self.assertEqual(self.a.status()["mount"]["rejoins"], 0)
+        self.finish()
+
+    def test_a_mount_cut_off_for_longer_than_its_lease(self):
+        self.cut_off_pair()
+        synced(self.a / "clean", b"clean")
+        synced(self.a / "f", b"old")
+        (self.a / "l").touch()
+        fd = os.open(self.a / "f", os.O_RDWR)
+        os.pwrite(fd, b"dirty", 0)
+        self.proxy.is_cut.set()
+        start = time.monotonic()
+        seen = (self.b / "f").read_bytes()
+        print(f"the other waited {time.monotonic() - start:.2f} s")
+        self.assertLess(time.monotonic() - start, LEASE + 6)
+        self.assertIn(seen, (b"old", b"dirty"))
+        (self.b / "f").write_bytes(b"of b")
+        self.proxy.is_cut.clear()
+        self.eventually(lambda: self.a.status()["mount"]["rejoins"] == 1, 30, "it joins again")
+        with self.assertRaises(OSError) as caught:
+            os.pread(fd, 10, 0)
+        self.assertEqual(caught.exception.errno, errno.EIO)
+        self.assertRegex(self.a.messages(), r"joined again with a new lease; 1 open files lost")
+        self.assertEqual(self.a.status()["mount"]["files"]["lost"], 1)
+        os.close(fd)
+        self.assertEqual((self.a / "f").read_bytes(), b"of b")
+        self.assertEqual((self.a / "clean").read_bytes(), b"clean")
+        self.assertEqual(self.a.status()["mount"]["files"]["lost"], 0)
+        self.finish()
+
+    def test_the_store_moves_to_another_place(self):
+        server, a, b = self.world.served_pair(lease=LEASE)
+        (a / "dirty").write_text("dirty")
+        server.kill()
+        elsewhere = self.world.folder / "elsewhere"
+        os.rename(server.store, elsewhere)
+        time.sleep(LEASE)
+        server = self.world.serve(elsewhere, lease=LEASE, port=server.port)
+        self.assertEqual((b / "dirty").read_text(), "dirty")
+        for mount in (a, b):
+            mount.umount()
+        server.stop()
+        self.world.fsck(elsewhere)
+
+    def test_a_damaged_log_freezes_what_its_mount_held(self):
+        server, a, b = self.world.served_pair("--log-size", "1M", lease=LEASE)
+        slot = a.status()["mount"]["lease"]["slot"]
+        os.mkdir(a / "of-a")
+        os.mkdir(b / "of-b")
+        for i in range(20):
+            synced(a / "of-a" / f"f{i}", b"x")
+        (b / "of-b" / "f").touch()
+        time.sleep(0.2)
+        a.kill()
+        path = server.store / f"segments/regions/{(1 << 32) + slot:016x}"
+        whole = path.read_bytes()
+        # The first chunk that counts is where the newer header says (docs/format.md, "Log").
+        newer = max((whole[:4096], whole[4096:8192]), key=lambda h: struct.unpack_from("<Q", h, 8))
+        start = 8192 + struct.unpack_from("<Q", newer, 48)[0]
+        with open(path, "r+b") as file:
+            file.seek(start + 100)
+            file.write(b"\xff" * 8)
+        self.eventually(lambda: server.status()["server"]["replay_errors"] > 0, LEASE + 8, "noted")
+        status = run(PLUMERIA, "status", server.address).stdout
+        self.assertIn(f"log of slot {slot}", status)
+        self.assertIn(f"log of slot {slot}", server.messages())
+        (b / "of-b" / "g").write_text("goes on")
+        waiting = subprocess.Popen(["stat", b / "of-a" / "f3"], stdout=subprocess.DEVNULL)
+        time.sleep(2)
+        self.assertIsNone(waiting.poll(), "the dead mount's locks were given away")
+        checked = run(PLUMERIA, "fsck", server.store, check=False)
+        self.assertEqual(checked.returncode, 3)
+        # Restored, it is replayed, and everything goes on.
+        path.write_bytes(whole)
+        self.assertEqual(waiting.wait(20), 0)
+        self.assertEqual((b / "of-a" / "f3").read_bytes(), b"x")
+        a.detach()
+        b.umount()
+        server.stop()
+        self.world.fsck(server.store)
+
+    def test_a_server_refuses_to_start_with_a_damaged_log(self):
+        server, a, b = self.world.served_pair("--log-size", "1M", lease=LEASE)
+        for i in range(20):
+            synced(a / f"f{i}", b"x")
+        slot = a.status()["mount"]["lease"]["slot"]
+        time.sleep(0.2)
+        for process in (a, b, server):
+            process.kill()
+        path = server.store / f"segments/regions/{(1 << 32) + slot:016x}"
+        whole = path.read_bytes()
+        with open(path, "r+b") as file:
+            file.write(b"\xff" * 8192)  # Both headers.
+        done = run(PLUMERIA, "serve", server.store, "--listen", server.address, check=False)
+        self.assertEqual(done.returncode, 4)
+        self.assertIn(f"log of slot {slot}", done.stderr)
+        checked = run(PLUMERIA, "fsck", server.store, check=False)
+        self.assertEqual(checked.returncode, 4)
+        self.assertIn(f"log of slot {slot}", checked.stderr)
+        path.write_bytes(whole)
+        server = self.world.serve(server.store, lease=LEASE, port=server.port)
+        for mount in (a, b):
+            mount.detach()
+        c = self.world.mount(server, "c")
+        for i in range(20):
+            self.assertEqual((c / f"f{i}").read_bytes(), b"x")
+        c.umount()
+        server.stop()
+        self.world.fsck(server.store)
+
+
+if __name__ == "__main__":
+    harness.main()
