@@ -32,6 +32,7 @@ Bytes encode_log_header(const LogHeader& header) {
   store(to + 56, header.predecessor);
   store(to + 64, header.first);
   store(to + 72, header.log_size);
+  store(to + 80, header.durable);
   seal(block, log_header_block(header.slot, header.generation));
   return block;
 }
@@ -57,6 +58,7 @@ Result<LogHeader> decode_log_header(ByteView block, BlockId id) {
   header.predecessor = load<std::uint64_t>(from + 56);
   header.first = load<std::uint64_t>(from + 64);
   header.log_size = load<std::uint64_t>(from + 72);
+  header.durable = load<std::uint64_t>(from + 80);
   if (header.generation == 0 || log_header_block(header.slot, header.generation) != id ||
       header.start % log_sector != 0 || header.log_size % block_size != 0 ||
       header.log_size <= log_ring_start || header.state > LogState::in_use) {

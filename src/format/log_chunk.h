@@ -59,6 +59,7 @@ struct LogHeader {
   std::uint64_t predecessor = 0;
   std::uint64_t first = 1;
   std::uint64_t log_size = 0;
+  std::uint64_t durable = 0;  // everything before it was durable when this was written
 
   friend bool operator==(const LogHeader&, const LogHeader&) = default;
 };

@@ -212,6 +212,7 @@ Task<void> Mount::State::rejoin() {
   // What the last calls answered has gone into the kernel's cache since.
   const bool forgot_all = co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
   const lock::LeaseNumber lost_lease = session->clerk->membership().lease;
+  co_await session->log->settled();
   session.reset();
   disk.forget(lost_lease);
   while (!stopping) {
@@ -225,6 +226,7 @@ Task<void> Mount::State::rejoin() {
       session->file_system->lose();
       co_await session->file_system->wait_for_tasks();
       co_await session->clerk->settled();
+      co_await session->log->settled();
       session.reset();
     } else {
       log_error(absl::StrCat(options.label, ": cannot join again: ", fresh.error().message()));

@@ -23,6 +23,9 @@ using format::ChunkHeader;
 using format::log_ring_start;
 using format::LogHeader;
 
+// So long after the last round a header tells how far the log is durable.
+constexpr Duration witness_after = 10ms;
+
 // Kept for giving up locks: several records even of the smallest log, no waste of a large one.
 std::uint64_t revoke_reserve(std::uint64_t ring) {
   return std::min<std::uint64_t>(ring / 4, 4u << 20);
@@ -72,6 +75,8 @@ struct Log::State : std::enable_shared_from_this<State> {
   void want_round();
   Task<void> pump();
   Task<void> round();
+  void witness_later();
+  Task<void> witness();
   SharedBytes close_chunk(ChunkBuilder builder);
   void put_writes(std::vector<Task<Status>>& writes);
   Task<Status> write_and_flush();
@@ -105,7 +110,8 @@ struct Log::State : std::enable_shared_from_this<State> {
 
   bool pumping = false;
   bool header_wanted = false;
-  bool joinable = false;  // the round has not begun to flush
+  std::uint64_t witnessed = 0;  // the highest durable end that a header on the disk tells
+  bool joinable = false;        // the round has not begun to flush
   std::vector<Promise<Status>> joined, joining_next;
   TaskScope scope;
 
@@ -197,6 +203,35 @@ Task<void> Log::State::pump() {
     if (!sealed) co_await round();
   }
   pumping = false;
+  witness_later();
+}
+
+void Log::State::witness_later() {
+  if (sealed || witnessed >= durable_end) return;
+  const std::uint64_t round_before = syncs;
+  world.executor.at(world.clock.now() + witness_after, [weak = weak_from_this(), round_before] {
+    const std::shared_ptr<State> state = weak.lock();
+    if (state == nullptr || state->sealed || state->pumping || state->syncs != round_before) return;
+    state->pumping = true;
+    state->scope.spawn(state->witness());
+  });
+}
+
+// Each chunk vouches for those before it; for the last one, once nothing follows, a header does.
+// Nobody waits for it: the next flush covers it. It goes to the place of the next header, so the
+// one that counts stays, and that place is free as long as the next one is not durable.
+Task<void> Log::State::witness() {
+  LogHeader written = header;
+  written.generation = header.generation + 1;
+  written.durable = durable_end;
+  const disk::Address to{disk::Segment{format::log_segment(slot)},
+                         format::log_header_block(slot, written.generation).offset()};
+  SharedBytes block(format::encode_log_header(written));
+  bytes_written += block.size();
+  const Status status = co_await disk.write(to, std::move(block), lease, disk::Durability::retain);
+  if (!status) seal(status.error());
+  witnessed = written.durable;
+  co_await pump();  // What has been asked for meanwhile.
 }
 
 Task<void> Log::State::round() {
@@ -265,6 +300,7 @@ Task<Status> Log::State::write_and_flush() {
     rarely<"log: its start moves on">();
     written = next_header;
     written.generation = header.generation + 1;
+    written.durable = durable_end;
     const disk::Address to{disk::Segment{format::log_segment(slot)},
                            format::log_header_block(slot, written.generation).offset()};
     SharedBytes block(format::encode_log_header(written));
@@ -337,12 +373,13 @@ Task<Status> Log::State::take_over() {
   header.start = found.end;
   header.predecessor = format::first_predecessor(slot, raw(lease));
   header.first = 1;
+  header.durable = header.start;
   const disk::Address to{segment, format::log_header_block(slot, header.generation).offset()};
   SharedBytes block(format::encode_log_header(header));
   CO_TRY_STATUS(co_await disk.write(to, std::move(block), lease, disk::Durability::retain));
   CO_TRY_STATUS(co_await disk.flush());
   next_header = header;
-  closed_end = durable_end = header.start;
+  closed_end = durable_end = witnessed = header.start;
   last_checksum = header.predecessor;
   co_return Status{};
 }
@@ -438,6 +475,10 @@ Task<Status> Log::finish() {
   CO_TRY_STATUS(co_await state.join(state.end, /*next_round=*/true));
   state.seal(Error{Errc::shut_down, absl::StrCat("log of slot ", state.slot)});
   co_return Status{};
+}
+
+Task<void> Log::settled() {
+  while (state_->pumping) co_await sleep_for(state_->world, 1ms);
 }
 
 LogPosition Log::end() const { return state_->end; }

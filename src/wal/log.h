@@ -8,6 +8,8 @@
 // Invariant   trimmed() <= durable() <= end(), and all only grow.
 // Rounds      At most one round is under way: write all chunks and, if records were trimmed, the
 //             header; flush; wake those who waited for it. Who comes too late waits for the next.
+// Damage      Every chunk tells how far the log was durable before it, and when no chunk follows
+//             for a while a header does: so what is missing from it is noticed.
 // Room        Is set aside by reserve() before an operation takes its first lock, so that append()
 //             never waits. Part of the ring is kept for giving up locks, because writing back under
 //             a lock is what makes room for the others. A trimmed record's room is used again only
@@ -111,6 +113,8 @@ class Log {
   // After everything is written back, flushed and trimmed (a CHECK): marks the log empty and its
   // owner gone, durably. Every later call returns Errc::shut_down.
   Task<Status> finish();
+  // Returns when no write of it is on its way. Before it is destroyed while the executor goes on.
+  Task<void> settled();
 
   LogPosition end() const;  // last record appended
   LogPosition durable() const;

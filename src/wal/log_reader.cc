@@ -136,6 +136,12 @@ bool proves_damage(const ChunkHeader& chunk, const LogContents& contents) {
 
 Task<Status> look_for_damage(Window& window, const LogContents& contents, std::uint32_t slot,
                              std::uint64_t ring) {
+  const LogHeader& log = contents.header;
+  if (log.state == format::LogState::in_use && log.durable > contents.end) {
+    co_return fail(Errc::corrupt,
+                   absl::StrCat("log of slot ", slot, " (no valid chunk at position ", contents.end,
+                                ", but it was durable to ", log.durable, ")"));
+  }
   std::uint64_t at = contents.end;
   while (at < contents.header.start + ring) {
     CO_TRY(const std::optional<Chunk> chunk, co_await chunk_at(window, slot, at));

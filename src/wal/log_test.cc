@@ -198,7 +198,7 @@ TEST_F(LogTest, AnOldTailIsNotTakenForANewOne) {
   auto contents = disk.visible();
   format::LogHeader same = wait_for(read_log_header(disk, slot))->header;
   ++same.generation;
-  same.start = 0;
+  same.start = same.durable = 0;
   const auto block = format::log_header_block(slot, same.generation);
   TestDisk::put(contents, {segment, block.offset()}, format::encode_log_header(same));
   auto recovered = read(contents);
@@ -221,6 +221,37 @@ TEST_F(LogTest, RecordsThatWereNotReplayedAreNotOverwritten) {
   append("new");
   sync();
   EXPECT_THAT(records_after_cut(), ElementsAre("new"));
+}
+
+TEST_F(LogTest, TheLastChunkIsVouchedForWhenTheLogIsIdle) {
+  start_log();
+  append("one");
+  sync();
+  append("two");
+  sync();
+  const auto flip_last = [](TestDisk::Contents contents) {
+    Bytes& log_bytes = contents[segment];
+    for (std::size_t at = log_bytes.size(); at-- > 0;) {
+      if (log_bytes[at] == std::byte{0}) continue;
+      log_bytes[at] ^= std::byte{1};
+      break;
+    }
+    return contents;
+  };
+  // At once it looks like a torn end …
+  const auto torn = read(flip_last(disk.visible()));
+  ASSERT_TRUE(torn);
+  EXPECT_THAT(torn->records, ElementsAre("one"));
+  executor.advance(20ms);
+  // … and later it is damage, while a power cut takes no more than the header.
+  const auto damaged = read(flip_last(disk.visible()));
+  ASSERT_FALSE(damaged);
+  EXPECT_THAT(damaged.error().what, HasSubstr("it was durable to"));
+  for (int cut = 0; cut < 20; ++cut) EXPECT_THAT(records_after_cut(), ElementsAre("one", "two"));
+  // The log goes on from there.
+  append("three");
+  sync();
+  EXPECT_THAT(records_after_cut(), ElementsAre("one", "two", "three"));
 }
 
 TEST_F(LogTest, ALogOfAnotherSizeIsRefused) {
