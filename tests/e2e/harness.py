@@ -262,7 +262,10 @@ class Mount(Process):
         subprocess.run(["umount", "-l", self.path], check=False, capture_output=True)
 
     def abort(self):
-        if self.minor is not None:
+        # The number of a connection that has ended is somebody else's by now.
+        if self.minor is None:
+            return
+        if self.alive() or mount_table().get(str(self.path)) == self.minor:
             abort_connection(self.minor)
 
 

@@ -1,14 +1,19 @@
-// plumeria-coherence-stress DIR_A DIR_B [--seconds N] [--seed S] [--only NAME,...] [--workers N]
+// plumeria-coherence-stress DIR_A DIR_B [--seconds N] [--seed S] [--only NAME,...] [--first]
 //
 // Looks for stale bytes, lost appends and stalls on two mounts of one file system. Any file system
 // will do: it knows nothing of Plumeria. Its processes talk through shared memory, outside of the
 // file system: whatever one of them was told is done must be seen by all that begin to look later.
+//
+// A stall is the file system's, not the machine's: time in which a process that only sleeps and
+// wakes up could not run either (a stopped virtual processor, a stopped test) does not count.
+// --first: end at the first violation or stall, without waiting for anybody.
 //
 // Exit code: 0 nothing found; 1 a violation (printed); 2 wrong use; 3 a stall of more than a
 // second, or processes that cannot be ended (the caller must abort the FUSE connections).
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/file.h>
@@ -46,6 +51,7 @@ std::uint64_t now_ms() {
 struct Heartbeat {
   std::atomic<std::uint64_t> since;  // when the running call began; 0: none runs
   std::atomic<const char*> what;
+  std::atomic<std::uint64_t> stolen_before;  // see Shared::stolen_ms
   std::atomic<std::uint64_t> calls;
   std::atomic<std::uint64_t> longest_ms;
 };
@@ -55,6 +61,7 @@ struct Shared {
   std::atomic<bool> stop;
   std::atomic<int> violations;
   std::atomic<std::uint64_t> checks;
+  std::atomic<std::uint64_t> stolen_ms;  // time in which some processor ran nobody in time
   Heartbeat heartbeats[workers_max];
 };
 
@@ -91,15 +98,23 @@ std::uint64_t below(std::uint64_t bound) { return (random_number() >> 11) % boun
   std::fprintf(stderr, "VIOLATION %s\n", text);
 }
 
+// How long the call has been running that began at `since`.
+std::uint64_t time_in_call(const Heartbeat& beat, std::uint64_t since) {
+  const std::uint64_t elapsed = now_ms() - since;
+  const std::uint64_t stolen = shared->stolen_ms - beat.stolen_before;
+  return elapsed > stolen ? elapsed - stolen : 0;
+}
+
 // A call that touches the file system, watched by the parent.
 class Call {
  public:
   explicit Call(const char* what) {
     heartbeat->what = what;
+    heartbeat->stolen_before = shared->stolen_ms.load();
     heartbeat->since = now_ms();
   }
   ~Call() {
-    const std::uint64_t took = now_ms() - heartbeat->since;
+    const std::uint64_t took = time_in_call(*heartbeat, heartbeat->since);
     if (took > heartbeat->longest_ms) heartbeat->longest_ms = took;
     heartbeat->since = 0;
     ++heartbeat->calls;
@@ -1016,17 +1031,31 @@ void show_stack(const Running& worker) {
   }
 }
 
-// Whether a worker sits in one call for too long. A parent that could not run itself says nothing.
-bool find_stall(const std::vector<Running>& running, std::uint64_t last_look) {
-  const std::uint64_t now = now_ms();
-  if (now - last_look > 250) return false;
+// On one processor: notices when it runs nobody.
+void watch_processor(int processor) {
+  constexpr std::uint64_t nap_ms = 5, usual_ms = 20;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(static_cast<unsigned>(processor), &set);
+  sched_setaffinity(0, sizeof set, &set);
+  for (;;) {
+    const std::uint64_t before = now_ms();
+    usleep(nap_ms * 1000);
+    const std::uint64_t took = now_ms() - before;
+    if (took > nap_ms + usual_ms) shared->stolen_ms += took - nap_ms;
+  }
+}
+
+// Whether a worker sits in one call for too long.
+bool find_stall(const std::vector<Running>& running) {
   bool stalled = false;
   for (std::size_t i = 0; i < running.size(); ++i) {
-    const std::uint64_t since = shared->heartbeats[i].since;
-    if (since == 0 || now < since + stall_limit_ms) continue;
+    const Heartbeat& beat = shared->heartbeats[i];
+    const std::uint64_t since = beat.since;
+    if (since == 0 || time_in_call(beat, since) < stall_limit_ms) continue;
     std::fprintf(stderr, "STALL %s (pid %d): %s has been running for %lu ms\n",
-                 running[i].name.c_str(), running[i].pid, shared->heartbeats[i].what.load(),
-                 now - since);
+                 running[i].name.c_str(), running[i].pid, beat.what.load(),
+                 time_in_call(beat, since));
     show_stack(running[i]);
     stalled = true;
   }
@@ -1060,8 +1089,16 @@ bool end_all(std::vector<Running>& running) {
   return !killed;
 }
 
-int run(unsigned seconds, std::uint64_t seed) {
-  std::vector<Running> running;
+int run(unsigned seconds, std::uint64_t seed, bool end_at_first) {
+  std::vector<Running> running, watchers;
+  for (int i = 0; i < static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)); ++i) {
+    const pid_t pid = fork();
+    if (pid == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      watch_processor(i);
+    }
+    watchers.push_back({pid, "watcher"});
+  }
   for (std::size_t i = 0; i < workers.size(); ++i) {
     const pid_t pid = fork();
     if (pid == 0) {
@@ -1074,13 +1111,16 @@ int run(unsigned seconds, std::uint64_t seed) {
     }
     running.push_back({pid, workers[i].name});
   }
-  const std::uint64_t end = now_ms() + seconds * 1000ull;
-  std::uint64_t last_look = now_ms();
+  const std::uint64_t began = now_ms(), end = began + seconds * 1000ull;
   bool stalled = false;
   while (now_ms() < end && shared->violations == 0 && !stalled) {
     usleep(50000);
-    stalled = find_stall(running, last_look);
-    last_look = now_ms();
+    stalled = find_stall(running);
+  }
+  if (end_at_first && (stalled || shared->violations > 0)) {
+    std::printf("seen after %.1f s\n", static_cast<double>(now_ms() - began) / 1000);
+    std::fflush(stdout);
+    _exit(stalled ? 3 : 1);
   }
   shared->stop = true;
   const bool ended = end_all(running);
@@ -1094,9 +1134,13 @@ int run(unsigned seconds, std::uint64_t seed) {
     calls += beat.calls;
     longest = std::max<std::uint64_t>(longest, beat.longest_ms);
   }
-  std::printf("calls %lu, checks %lu, violations %d, longest call %lu ms%s\n", calls,
-              shared->checks.load(), shared->violations.load(), longest,
-              stalled ? ", STALLED" : (ended ? "" : ", STUCK"));
+  for (const Running& watcher : watchers) {
+    kill(watcher.pid, SIGKILL);
+    waitpid(watcher.pid, nullptr, 0);
+  }
+  std::printf("calls %lu, checks %lu, violations %d, longest call %lu ms, machine away %lu ms%s\n",
+              calls, shared->checks.load(), shared->violations.load(), longest,
+              shared->stolen_ms.load(), stalled ? ", STALLED" : (ended ? "" : ", STUCK"));
   if (stalled || !ended) return 3;
   return shared->violations == 0 ? 0 : 1;
 }
@@ -1108,6 +1152,7 @@ int main(int argc, char** argv) {
   std::uint64_t seed = 1;
   std::string only = "pages,model,append,sizes,truncate,names,locks";
   int folder_count = 0;
+  bool end_at_first = false;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     if (argument == "--seconds" && i + 1 < argc) {
@@ -1116,6 +1161,8 @@ int main(int argc, char** argv) {
       seed = std::strtoull(argv[++i], nullptr, 10);
     } else if (argument == "--only" && i + 1 < argc) {
       only = argv[++i];
+    } else if (argument == "--first") {
+      end_at_first = true;
     } else if (folder_count < 2 && argument[0] != '-') {
       folders[folder_count++] = argument;
     } else {
@@ -1125,7 +1172,7 @@ int main(int argc, char** argv) {
   if (folder_count != 2) {
     std::fprintf(stderr,
                  "usage: plumeria-coherence-stress DIR_A DIR_B [--seconds N] [--seed S] "
-                 "[--only pages,model,append,sizes,truncate,names,locks]\n");
+                 "[--only pages,model,append,sizes,truncate,names,locks] [--first]\n");
     return 2;
   }
   shared = share<Shared>();
@@ -1142,5 +1189,5 @@ int main(int argc, char** argv) {
   for (const auto& [name, add_it] : all) {
     if (("," + only + ",").find("," + std::string(name) + ",") != std::string::npos) add_it();
   }
-  return run(seconds, seed);
+  return run(seconds, seed, end_at_first);
 }

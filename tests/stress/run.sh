@@ -1,13 +1,14 @@
 #!/bin/bash
 # run.sh BUILD SECONDS [--fault NAME] [STRESS ARGUMENT...]: the stress over two mounts of the file
-# system in memory. Exit code 0: nothing found (with --fault: it was caught); 77: cannot run here.
-# Whatever happens, no mount and no sleeping process is left behind: the connections are aborted.
+# system in memory. Exit code 0: nothing found (with --fault: it was caught, which ends the run);
+# 77: cannot run here. Whatever happens, no mount and no sleeping process is left behind: the
+# connections are aborted.
 set -u
 build=$1 seconds=$2
 shift 2
-fault=()
+fault=() first=()
 if [ "${1:-}" = --fault ]; then
-  fault=(--fault "$2")
+  fault=(--fault "$2") first=(--first)
   shift 2
 fi
 [ "$(id -u)" = 0 ] && [ -c /dev/fuse ] || { echo "needs root and /dev/fuse"; exit 77; }
@@ -17,13 +18,15 @@ control=/sys/fs/fuse/connections
 mountpoint -q $control || mount -t fusectl fusectl $control
 host=
 
+# Only what is ours: the numbers of dead connections are given away again.
 abort_all() {
-  for connection in $(sed -n 's/^ready//p' "$work/host.log"); do
-    [ -e $control/"$connection"/abort ] && echo 1 >$control/"$connection"/abort
+  local minor
+  for minor in $(awk -v work="$work/" 'index($5, work) == 1 { sub(".*:", "", $3); print $3 }' \
+      /proc/self/mountinfo); do
+    [ -e $control/"$minor"/abort ] && echo 1 >$control/"$minor"/abort
   done
 }
 clean_up() {
-  # Only what is ours: the numbers of dead connections are given away again.
   if [ -n "$host" ] && kill -0 "$host" 2>/dev/null; then
     kill -TERM "$host"
     for _ in $(seq 20); do kill -0 "$host" 2>/dev/null || break; sleep 0.1; done
@@ -33,6 +36,7 @@ clean_up() {
       kill -KILL "$host" 2>/dev/null
     fi
   fi
+  [ -n "${watchdog:-}" ] && kill "$watchdog" 2>/dev/null
   for folder in "$work/a" "$work/b"; do
     mountpoint -q "$folder" && umount -l "$folder"
   done
@@ -40,6 +44,7 @@ clean_up() {
   rmdir "$work/a" "$work/b" "$work" 2>/dev/null
 }
 trap clean_up EXIT
+trap 'exit 1' TERM INT
 
 "$build/plumeria-fake-mounts" "$work/a" "$work/b" --latency-us 200 "${fault[@]}" \
   >"$work/host.log" 2>&1 &
@@ -55,7 +60,7 @@ grep -q ^ready "$work/host.log" || { cat "$work/host.log"; exit 1; }
 watchdog=$!
 # In a session of its own, by which its processes are recognized.
 setsid -w timeout -k 20 $((seconds + 30)) "$build/plumeria-coherence-stress" "$work/a" "$work/b" \
-  --seconds "$seconds" "$@" &
+  --seconds "$seconds" "${first[@]}" "$@" &
 runner=$!
 for _ in $(seq 100); do
   session=$(ps -o sid= --ppid $runner | tr -d ' ' | head -1)
@@ -72,16 +77,17 @@ sleeping() {
   ps -o pid=,stat=,comm= --sid "$session" 2>/dev/null | awk '$2 ~ /^D/'
   ps -L -o lwp=,stat=,comm= -p "$host" 2>/dev/null | awk '$2 ~ /^D/'
 }
-[ -z "$(sleeping)" ] || sleep 2
+for _ in $(seq 20); do [ -z "$(sleeping)" ] && break; sleep 0.1; done
 if [ -n "$(sleeping)" ]; then
   echo "left sleeping in the kernel: $(sleeping)"
-  result=3
+  result=4
+fi
+if [ ${#fault[@]} -gt 0 ]; then
+  case $result in
+    1 | 3) echo "caught: ${fault[1]}"; exit 0 ;;
+    *) echo "NOT CAUGHT: ${fault[1]} ($result)"; cat "$work/host.log"; exit 1 ;;
+  esac
 fi
 kill -USR1 "$host" 2>/dev/null && sleep 0.2
 grep ^connection "$work/host.log"
-if [ ${#fault[@]} -gt 0 ]; then
-  [ $result != 0 ] && { echo "caught: ${fault[1]}"; exit 0; }
-  echo "NOT CAUGHT: ${fault[1]}"
-  exit 1
-fi
 exit $result
