@@ -124,7 +124,7 @@ class GrantObserver {
 struct ClerkOptions {
   std::string label;             // host:directory, for status and messages
   Duration linger_idle = 200us;  // see docs/protocol.md, "Linger"
-  Duration linger_max = 5ms;
+  Duration linger_max = 25ms;
   std::uint64_t locks_max = 1'000'000;  // beyond it unused locks are given back, oldest first
   GrantObserver* observer = nullptr;    // outlives the clerk
 };

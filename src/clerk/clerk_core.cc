@@ -13,6 +13,7 @@ namespace {
 
 // How many entries an eviction looks at before it gives up for this time.
 constexpr int evict_looks = 16;
+constexpr int linger_per_give_up = 8;
 
 Effect release_of(LockName name, Sequence sequence, Mode keep) {
   Effect effect;
@@ -112,6 +113,11 @@ void ClerkCore::pin(TimePoint now, Entry& entry, Mode mode) {
     ++entry.shared_pins;
   }
   entry.touched = true;
+  if (entry.used_since_grant) {
+    const Duration gap = std::min(now - entry.last_used, options_.linger_max);
+    entry.usual_gap = (3 * entry.usual_gap + gap) / 4;
+  }
+  entry.used_since_grant = true;
   entry.last_used = now;
 }
 
@@ -250,7 +256,7 @@ void ClerkCore::serve_waiters(TimePoint now, Entry& entry, Effects& out) {
 // Does what has become possible; the entry may be gone afterwards.
 void ClerkCore::advance(TimePoint now, Entry& entry, Effects& out) {
   serve_waiters(now, entry, out);
-  give_up_if_drained(entry, out);
+  give_up_if_drained(now, entry, out);
   if (entry.stage != Entry::Stage::none || entry.asked != Mode::none) return;
   if (!entry.waiters.empty()) {
     const Entry::Waiter head = entry.waiters.front();
@@ -258,7 +264,7 @@ void ClerkCore::advance(TimePoint now, Entry& entry, Effects& out) {
       request(now, entry, head.mode, head.is_try, out);
     } else if (!lock::covers(entry.held, head.mode)) {
       rarely<"clerk: shared is given up to ask for exclusive">();
-      begin_give_up(entry, Mode::none, out);  // Upgrade: give up, then queue.
+      begin_give_up(now, entry, Mode::none, out);  // Upgrade: give up, then queue.
     }
   } else if (entry.held == Mode::none && !lost_) {
     erase(entry);
@@ -293,7 +299,7 @@ void ClerkCore::give_back(TimePoint now, LockName name, Effects& out) {
   Entry* entry = find(name);
   if (entry == nullptr || lost_ || !entry->idle() || entry->held == Mode::none) return;
   if (entry->stage != Entry::Stage::none) return;
-  begin_give_up(*entry, Mode::none, out);
+  begin_give_up(now, *entry, Mode::none, out);
   advance(now, *entry, out);
 }
 
@@ -308,6 +314,7 @@ void ClerkCore::grant(TimePoint now, const lock::Grant& grant, Effects& out) {
     return;
   }
   set_held(*entry, grant.mode);
+  entry->used_since_grant = false;
   answered(*entry, true, out);
   unlink(*entry);
   append(*entry);
@@ -316,7 +323,7 @@ void ClerkCore::grant(TimePoint now, const lock::Grant& grant, Effects& out) {
   const Mode remembered = std::exchange(entry->remembered_keep, Mode::exclusive);
   if (remembered < entry->held) start_revoke(now, *entry, remembered, out);
   advance(now, *entry, out);
-  evict(out);
+  evict(now, out);
 }
 
 void ClerkCore::refused(TimePoint now, const lock::Refused& refused, Effects& out) {
@@ -396,7 +403,7 @@ void ClerkCore::start_revoke(TimePoint now, Entry& entry, Mode keep, Effects& ou
       entry.keep = keep;
       // What was only read costs no write-back, so nothing is won by keeping it.
       entry.linger_until =
-          now + (entry.held == Mode::exclusive ? options_.linger_max : Duration::zero());
+          now + (entry.held == Mode::exclusive ? linger_longest() : Duration::zero());
       linger_tick(now, entry, out);
       break;
     case Entry::Stage::lingering:
@@ -418,12 +425,24 @@ void ClerkCore::set_linger(Entry& entry, TimePoint due) {
   if (due != TimePoint::max()) linger_timers_.insert({due, entry.name});
 }
 
+// Long enough that most of the time goes into work and not into handing over, where that is dear.
+Duration ClerkCore::linger_longest() const {
+  return std::min(std::max(linger_per_give_up * give_up_cost_, options_.linger_least),
+                  options_.linger_max);
+}
+
+// Who uses a lock again and again is likely to come once more within a few times its usual gap.
+Duration ClerkCore::linger_idle(const Entry& entry) const {
+  if (options_.linger_max == Duration::zero()) return {};
+  return std::clamp(3 * entry.usual_gap, options_.linger_idle, options_.linger_idle_max);
+}
+
 // Begins the give-up of a lingering lock when it is idle or has lingered long enough.
 void ClerkCore::linger_tick(TimePoint now, Entry& entry, Effects& out) {
   CHECK(entry.stage == Entry::Stage::lingering);
-  const TimePoint idle_at = entry.last_used + options_.linger_idle;
+  const TimePoint idle_at = entry.last_used + linger_idle(entry);
   if (now >= entry.linger_until || (entry.idle() && now >= idle_at)) {
-    begin_give_up(entry, entry.keep, out);
+    begin_give_up(now, entry, entry.keep, out);
     return;
   }
   const TimePoint look_at = entry.idle() ? idle_at : now + options_.linger_idle;
@@ -431,20 +450,21 @@ void ClerkCore::linger_tick(TimePoint now, Entry& entry, Effects& out) {
 }
 
 // From here on no pin that conflicts with `keep` is given.
-void ClerkCore::begin_give_up(Entry& entry, Mode keep, Effects& out) {
+void ClerkCore::begin_give_up(TimePoint now, Entry& entry, Mode keep, Effects& out) {
   CHECK(entry.held > keep);
   set_linger(entry, TimePoint::max());
   entry.stage = Entry::Stage::draining;
   entry.keep = keep;
   out.push_back(about(Kind::revoke_begins, entry, keep));
   refuse_those_who_leave(entry, out);
-  give_up_if_drained(entry, out);
+  give_up_if_drained(now, entry, out);
 }
 
-void ClerkCore::give_up_if_drained(Entry& entry, Effects& out) {
+void ClerkCore::give_up_if_drained(TimePoint now, Entry& entry, Effects& out) {
   if (entry.stage != Entry::Stage::draining || entry.exclusive_pins > 0) return;
   if (entry.keep == Mode::none && entry.shared_pins > 0) return;
   entry.stage = Entry::Stage::giving_up;
+  entry.give_up_began = now;
   out.push_back(about(Kind::give_up, entry, entry.keep));
 }
 
@@ -452,6 +472,10 @@ void ClerkCore::given_up(TimePoint now, LockName name, Effects& out) {
   Entry* entry = find(name);
   CHECK(entry != nullptr && entry->stage == Entry::Stage::giving_up);
   entry->stage = Entry::Stage::none;
+  if (entry->held == Mode::exclusive) {
+    const Duration took = std::min(now - entry->give_up_began, options_.linger_max);
+    give_up_cost_ = (7 * give_up_cost_ + took) / 8;
+  }
   set_held(*entry, entry->keep);
   if (!lost_) out.push_back(release_of(name, entry->sequence, entry->keep));
   out.push_back(about(Kind::revoke_ended, *entry, entry->keep));
@@ -545,7 +569,7 @@ TimePoint ClerkCore::next_tick() const {
 
 // Second chance: what was pinned since the last look goes to the back, the first that was not is
 // given back. At most two a grant, so that a lowered limit is reached in time.
-void ClerkCore::evict(Effects& out) {
+void ClerkCore::evict(TimePoint now, Effects& out) {
   int given = 0;
   for (int looks = 0; looks < evict_looks && given < 2; ++looks) {
     if (held_shared_ + held_exclusive_ <= options_.locks_max) return;
@@ -556,7 +580,7 @@ void ClerkCore::evict(Effects& out) {
                        entry.held == Mode::none || entry.stage != Entry::Stage::none;
     if (spare) continue;
     ++given;
-    begin_give_up(entry, Mode::none, out);
+    begin_give_up(now, entry, Mode::none, out);
   }
 }
 

@@ -56,7 +56,9 @@ using Effects = std::vector<Effect>;
 
 struct ClerkCoreOptions {
   Duration linger_idle = 200us;
-  Duration linger_max = 5ms;
+  Duration linger_idle_max = 2ms;
+  Duration linger_least = 5ms;  // if it stays busy
+  Duration linger_max = 25ms;
   std::uint64_t locks_max = 1'000'000;
   Duration request_again = 250ms;  // then 500 ms, …
   Duration request_again_most = 2s;
@@ -143,6 +145,9 @@ class ClerkCore {
     std::uint32_t exclusive_pins = 0;  // above 1 only if lock::shared_within_client()
     Sequence sequence{};               // of the grant that is held, or of the outstanding request
     TimePoint last_used{};
+    Duration usual_gap{};  // between uses, while it is held
+    bool used_since_grant = false;
+    TimePoint give_up_began{};
     TimePoint linger_due = TimePoint::max(), linger_until{};
     TimePoint ask_again_at = TimePoint::max();
     Duration ask_again_after{};
@@ -170,13 +175,15 @@ class ClerkCore {
   void request(TimePoint now, Entry& entry, Mode mode, bool is_try, Effects& out);
   void answered(Entry& entry, bool granted, Effects& out);
   void start_revoke(TimePoint now, Entry& entry, Mode keep, Effects& out);
-  void begin_give_up(Entry& entry, Mode keep, Effects& out);
-  void give_up_if_drained(Entry& entry, Effects& out);
+  void begin_give_up(TimePoint now, Entry& entry, Mode keep, Effects& out);
+  void give_up_if_drained(TimePoint now, Entry& entry, Effects& out);
   void set_linger(Entry& entry, TimePoint due);
+  Duration linger_idle(const Entry& entry) const;
+  Duration linger_longest() const;
   void linger_tick(TimePoint now, Entry& entry, Effects& out);
   void refuse_those_who_leave(Entry& entry, Effects& out);
   void count_prefetched(PrefetchId id, bool granted, Effects& out);
-  void evict(Effects& out);
+  void evict(TimePoint now, Effects& out);
 
   ClerkCoreOptions options_;
   bool usable_ = false, lost_ = false;
@@ -192,6 +199,7 @@ class ClerkCore {
     std::size_t left = 0, granted = 0;
   };
   std::map<PrefetchId, Prefetch> prefetches_;
+  Duration give_up_cost_{};  // of late, of an exclusive lock
   std::uint64_t held_shared_ = 0, held_exclusive_ = 0;
   std::uint64_t last_sequence_ = 0, last_waiter_ = 0, last_prefetch_ = 0;
 };

@@ -58,8 +58,14 @@ Task<Status> FileSystem::stop() {
   wake_.notify_all();
   wake_trimmer_.notify_all();
   co_await wait_for_tasks();
-  if (status) status = co_await commit_everything();
-  if (status) status = co_await core_.cache.checkpoint();
+  while (status) {
+    status = co_await commit_everything();
+    if (status) status = co_await core_.cache.checkpoint();
+    if (!status || core_.log.trimmed() == core_.log.end()) break;
+    // A lock is being given up meanwhile: what that writes is not all in place yet.
+    rarely<"fs: a lock is given up while the mount ends">();
+    co_await sleep_for(core_.world, 1ms);
+  }
   co_return status;
 }
 

@@ -99,6 +99,15 @@ Task<Result<Covered<Attributes>>> FileSystem::getattr_under_revoke(InodeNumber i
   co_return co_await attributes(inode);
 }
 
+Task<Result<Covered<Attributes>>> FileSystem::getattr_unless_revoked(InodeNumber inode) {
+  CO_TRY_STATUS(check_lost(inode));
+  auto hold = co_await hold_data(inode, Mode::shared, Access::normal);
+  if (!hold) co_return fail(std::move(hold).error());
+  auto reply = co_await attributes(inode);
+  if (reply) reply->pins.push_back(std::move(hold->pin));
+  co_return reply;
+}
+
 // Operations without a pin exclude each other as pins do, and the write-back, which clears what it
 // has written.
 bool FileSystem::may_run_unpinned(InodeNumber inode, Mode mode) const {

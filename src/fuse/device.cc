@@ -69,6 +69,13 @@ std::string escaped(const std::string& path) {
   return out;
 }
 
+// A file handle as the kernel makes it of a FUSE inode (fs/fuse/inode.c, fuse_encode_fh).
+struct FuseHandle {
+  file_handle head;
+  std::uint32_t inode_high, inode_low, generation;
+};
+constexpr int fuse_handle_type = 0x81;  // FILEID_INO64_GEN
+
 void* unreadable_page() {
   static void* const page = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(page != MAP_FAILED);
@@ -89,8 +96,15 @@ Result<std::unique_ptr<Device>> Device::open(const MountPoint& where) {
   if (!S_ISDIR(status.st_mode)) {
     return fail(Errc::not_directory, absl::StrCat("mount point ", where.directory));
   }
+  const std::string parent_name(resolved, std::string_view(resolved).rfind('/') + 1);
+  const int parent = ::open(parent_name.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (parent < 0) return fail(system_error(absl::StrCat("cannot open ", parent_name), errno));
   const int fd = ::open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) return fail(system_error("cannot open /dev/fuse", errno));
+  if (fd < 0) {
+    const int error = errno;
+    ::close(parent);
+    return fail(system_error("cannot open /dev/fuse", error));
+  }
 
   unsigned long flags = 0;
   if (!where.allow_suid) flags |= MS_NOSUID | MS_NODEV;
@@ -102,14 +116,17 @@ Result<std::unique_ptr<Device>> Device::open(const MountPoint& where) {
   if (::mount(where.source.c_str(), resolved, "fuse.plumeria", flags, options.c_str()) != 0) {
     const int error = errno;
     ::close(fd);
+    ::close(parent);
     return fail(system_error(absl::StrCat("cannot mount at ", where.directory), error));
   }
-  return std::unique_ptr<Device>(new Device(fd, resolved, connection_of(escaped(resolved))));
+  return std::unique_ptr<Device>(
+      new Device(fd, parent, resolved, connection_of(escaped(resolved))));
 }
 
 Device::~Device() {
   if (mounted_) ::umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
   ::close(fd_);
+  ::close(parent_);
 }
 
 Result<std::size_t> Device::read(MutableByteView buffer) {
@@ -153,6 +170,34 @@ int Device::notify(ByteView message) const {
     if (missing > 0 && errno == EFAULT) return 0;
     if (errno != EINTR) return errno;
   }
+}
+
+std::optional<std::uint64_t> Device::make_ask(std::uint64_t inode, std::uint64_t generation) const {
+  // Opened only now, because it keeps the mount busy. Something else may be mounted over it.
+  const std::string name = directory_.substr(directory_.rfind('/') + 1);
+  const int root = ::openat(parent_, name.empty() ? "." : name.c_str(),
+                            O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (root < 0) return {};
+  struct statx status {};
+  int file = -1;
+  if (::statx(root, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) == 0 &&
+      ((status.stx_dev_major << 20) | status.stx_dev_minor) == connection_) {
+    FuseHandle handle{};
+    handle.head.handle_bytes = sizeof handle - sizeof handle.head;
+    handle.head.handle_type = fuse_handle_type;
+    handle.inode_high = static_cast<std::uint32_t>(inode >> 32);
+    handle.inode_low = static_cast<std::uint32_t>(inode);
+    handle.generation = static_cast<std::uint32_t>(generation);
+    file = ::open_by_handle_at(root, &handle.head, O_PATH | O_CLOEXEC);
+  }
+  ::close(root);
+  if (file < 0) return {};
+  const bool done =
+      ::statx(file, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_SIZE, &status) == 0 &&
+      ::statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &status) == 0;
+  ::close(file);
+  if (!done) return {};
+  return status.stx_size;
 }
 
 Status Device::abort() { return abort_connection(connection_); }

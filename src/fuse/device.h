@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -45,6 +46,13 @@ class Device {
   // that the kernel fails to read: it then has done everything but the copying.
   int notify(ByteView message) const;
 
+  // Makes the kernel ask for the attributes of an inode that it has, by a GETATTR of this thread
+  // that it does not believe to be answered yet, and tells what size it believes in after it has
+  // taken the reply; nothing if it does not know the inode or does not let us. On the way it may
+  // ask for those of the root. Sleeps in the kernel while pages that are cut off are locked.
+  // Needs CAP_DAC_READ_SEARCH.
+  std::optional<std::uint64_t> make_ask(std::uint64_t inode, std::uint64_t generation) const;
+
   // The name of the connection in /sys/fs/fuse/connections.
   std::uint32_t connection() const { return connection_; }
   // Ends the connection at once. Needs fusectl; it is mounted if it is not.
@@ -53,10 +61,11 @@ class Device {
   Status unmount(bool lazily);
 
  private:
-  Device(int fd, std::string directory, std::uint32_t connection)
-      : fd_(fd), directory_(std::move(directory)), connection_(connection) {}
+  Device(int fd, int parent, std::string directory, std::uint32_t connection)
+      : fd_(fd), parent_(parent), directory_(std::move(directory)), connection_(connection) {}
 
   int fd_;
+  int parent_;  // the directory that the mount point is in
   std::string directory_;
   std::uint32_t connection_;
   bool mounted_ = true;

@@ -19,7 +19,8 @@ constexpr Duration reply_patience = 500us;
 constexpr std::uint32_t rounds_before_backing_off = 2;
 constexpr Duration unknown_inode_patience = 1s;
 constexpr Duration listing_patience = 200ms;
-constexpr Duration size_patience = 200ms;
+constexpr Duration size_patience = 200ms, setter_patience = 2ms;
+constexpr std::uint32_t size_attempts = 4;
 constexpr std::size_t own_threads_max = 8, size_threads_max = 8;
 constexpr std::size_t batch_size = 256;
 
@@ -63,6 +64,7 @@ KernelCache::KernelCache(os::RealExecutor& executor, const Device& device, std::
       drain_(std::move(drain)),
       answered_(executor),
       settled_(executor),
+      setting_ended_(executor),
       notifier_(executor, device, threads_max),
       own_notifier_(executor, device, own_threads_max),
       size_notifier_(executor, device, size_threads_max) {}
@@ -132,6 +134,7 @@ Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   answer_under_revoke(inode, gate.begin_drop(what.pages, what.is_exclusive));
   co_await wait_for_replies(inode);
   co_await wait_until_size_is_set(inode);
+  co_await wait_until_pages_are_cut(inode);
   co_await wait_for_replies(inode);
   // Without a READ or WRITE since the last time, and without one who may write, there are no pages.
   const bool pages = what.pages && (gate.may_have_pages() || writable_.contains(inode));
@@ -169,9 +172,7 @@ Task<void> KernelCache::drop_names(fs::InodeNumber inode) {
 
 Task<void> KernelCache::drop_attributes(fs::InodeNumber inode) {
   told_.erase(inode);
-  invalidation_begins(inode);
   co_await forget_attributes_of(inode);
-  invalidation_ended(inode);
 }
 
 Task<void> KernelCache::forget_attributes_of(fs::InodeNumber inode) {
@@ -244,7 +245,6 @@ Task<void> KernelCache::invalidate_round(fs::InodeNumber inode, std::vector<Rang
     auto watch = std::make_shared<Watch>(executor_);
     std::vector<Bytes> messages;
     for (const Range& range : ranges) messages.push_back(forget_range(inode, range));
-    invalidation_begins(inode);
     const auto job = Watch::start(notifier_, watch, std::move(messages));
     while (!watch->done) {
       co_await Watch::wait(&executor_, watch);
@@ -255,7 +255,6 @@ Task<void> KernelCache::invalidate_round(fs::InodeNumber inode, std::vector<Rang
       ++statistics_.blocked;
       answer_under_revoke(inode, pages.blocked());
     }
-    invalidation_ended(inode);
     if (!Notifier::any_unknown(*job) || !known(inode) || stopped_) co_return;
     co_await back_off(times);
   }
@@ -297,7 +296,6 @@ Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest reques
                                        Range where_it_went) {
   ++statistics_.own_ranges;
   ++settling_[inode];
-  invalidation_begins(inode);
   std::vector<Bytes> whole, parts;
   for (const auto& own : gates_[inode].invalidate_before_reply(request, where_it_went)) {
     (own.may_wait_for_reply ? parts : whole).push_back(forget_range(inode, own.range));
@@ -317,7 +315,6 @@ Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest reques
       if (Notifier::sleeps_without_progress(*job)) break;
     }
   }
-  invalidation_ended(inode);
   const auto settling = settling_.find(inode);
   if (--settling->second == 0) settling_.erase(settling);
   settled_.notify_all();
@@ -359,110 +356,79 @@ Task<void> KernelCache::invalidate_before_append(fs::InodeNumber inode, Range ra
       planted(Fault::fuse_append_not_invalidated)) {
     co_return;
   }
-  invalidation_begins(inode);
   std::vector<Bytes> messages;
   messages.push_back(forget_range(inode, pages));
   co_await drop_batch(std::move(messages));
-  invalidation_ended(inode);
 }
 
 // ---- sizes
 
-// A reply is ignored if the inode changes between the moment when the kernel makes the request and
-// the one when its process has taken the reply. The first is not known; but what was made before an
-// invalidation has come by when there was nothing more to read after it.
-KernelCache::Believed KernelCache::is_believed(fs::InodeNumber inode, Arrival arrival,
-                                               std::uint32_t thread) const {
-  const auto found = sizes_.find(inode);
-  if (found == sizes_.end()) return Believed::no;
-  const Size& size = found->second;
-  if (size.invalidations > 0 || size.invalidated.times_empty >= arrival.times_empty ||
-      size.invalidated.changes > arrival.changes || size.replied.changes > arrival.changes) {
-    return Believed::no;
-  }
-  // What the last reply tells happens when its thread takes it.
-  if (size.thread == thread || size.replied.times_empty < arrival.times_empty) return Believed::yes;
-  return Believed::maybe;
-}
-
-KernelCache::Arrival KernelCache::change(Size& size) {
-  size.belief.changed();
-  ++changes_;
-  return {changes_, times_empty_};
-}
-
-void KernelCache::replied_to(Size& size, std::uint32_t thread) {
-  size.replied = change(size);
-  size.thread = thread;
-}
-
 void KernelCache::inode_told(fs::InodeNumber inode, std::uint64_t size, bool is_new) {
-  const auto found = sizes_.find(inode);
-  if (found == sizes_.end()) {
-    sizes_.emplace(inode, Size(size));
-  } else if (is_new) {
-    found->second.belief = SizeBelief(size);
+  const auto [found, is_unknown] = sizes_.try_emplace(inode, size);
+  if (is_unknown) return;
+  if (is_new) {
+    found->second = SizeBelief(size);
   } else {
-    found->second.belief.told(size);
+    found->second.told(size);
   }
 }
 
-void KernelCache::size_told(fs::InodeNumber inode, Arrival arrival, std::uint32_t thread,
-                            std::uint64_t size) {
+void KernelCache::size_told(fs::InodeNumber inode, std::uint64_t size) {
   const auto found = sizes_.find(inode);
-  if (found == sizes_.end()) return;
-  const Believed believed = is_believed(inode, arrival, thread);
-  replied_to(found->second, thread);
-  if (is_sure_of_size(inode, size)) return;
-  if (believed == Believed::yes) {
-    found->second.belief.will_be_told(thread, size);
-  } else {
-    found->second.belief.told(size);
-  }
+  if (found != sizes_.end()) found->second.told(size);
 }
 
 void KernelCache::size_set_by(fs::InodeNumber inode, std::uint32_t thread, std::uint64_t size) {
   const auto found = sizes_.find(inode);
-  if (found == sizes_.end()) return;
-  replied_to(found->second, thread);
-  found->second.belief.will_be(thread, size);
+  if (found != sizes_.end()) found->second.will_be(thread, size);
 }
 
 void KernelCache::written_by(fs::InodeNumber inode, std::uint32_t thread, std::uint64_t end) {
   const auto found = sizes_.find(inode);
-  if (found == sizes_.end()) return;
-  replied_to(found->second, thread);
-  if (!found->second.belief.may_be_less_than(end)) return;
-  found->second.belief.will_be_at_least(thread, end);
+  if (found == sizes_.end() || !found->second.may_be_less_than(end)) return;
+  found->second.will_be_at_least(thread, end);
 }
 
 void KernelCache::heard_from(fs::InodeNumber inode, std::uint32_t thread) {
   const auto found = sizes_.find(inode);
-  if (found != sizes_.end()) found->second.belief.heard_from(thread);
+  if (found != sizes_.end()) found->second.heard_from(thread);
 }
 
 void KernelCache::changes_file(fs::InodeNumber inode) {
   const auto found = sizes_.find(inode);
-  if (found != sizes_.end()) found->second.belief.heard_from(found->second.belief.waits_for());
+  if (found != sizes_.end()) found->second.heard_from(found->second.waits_for());
 }
 
 bool KernelCache::may_believe_in_more(fs::InodeNumber inode, std::uint64_t size) const {
   const auto found = sizes_.find(inode);
-  return found != sizes_.end() && found->second.belief.may_be_more_than(size) && !stopped_ &&
+  return found != sizes_.end() && found->second.may_be_more_than(size) && !stopped_ &&
          !planted(Fault::fuse_size_told_once);
 }
 
 bool KernelCache::may_believe_in_less(fs::InodeNumber inode, std::uint64_t size) const {
   const auto found = sizes_.find(inode);
-  return found != sizes_.end() && found->second.belief.may_be_less_than(size) && !stopped_ &&
+  return found != sizes_.end() && found->second.may_be_less_than(size) && !stopped_ &&
          !planted(Fault::fuse_size_told_once);
+}
+
+Task<void> KernelCache::make_sure_of_size(fs::Attributes attributes) {
+  const fs::InodeNumber inode = attributes.inode;
+  co_await wait_for_setter(inode);
+  for (std::uint32_t times = 0; times < size_attempts && !stopped_; ++times) {
+    if (may_believe_in_more(inode, attributes.size)) {
+      co_await set_size(attributes);
+    } else if (may_believe_in_less(inode, attributes.size)) {
+      co_await make_longer(inode, attributes.size);
+    } else {
+      co_return;
+    }
+  }
 }
 
 // The kernel does it before it looks at the page of the end, which may be locked by a request that
 // waits for us.
 Task<void> KernelCache::make_longer(fs::InodeNumber inode, std::uint64_t size) {
   ++statistics_.made_longer;
-  invalidation_begins(inode);
   auto watch = std::make_shared<Watch>(executor_);
   std::vector<Bytes> messages;
   messages.push_back(fuse::make_longer(raw(inode), size));
@@ -471,31 +437,102 @@ Task<void> KernelCache::make_longer(fs::InodeNumber inode, std::uint64_t size) {
     co_await Watch::wait(&executor_, watch);
     if (!watch->done && Notifier::sleeps_without_progress(*job)) break;
   }
-  invalidation_ended(inode);
   const auto found = sizes_.find(inode);
-  if (found != sizes_.end()) found->second.belief.is_at_least(size);
+  if (found != sizes_.end()) found->second.is_at_least(size);
 }
 
-void KernelCache::forget_soon(fs::InodeNumber inode, Range range) {
-  if (stopped_) return;
-  std::vector<Bytes> messages;
-  messages.push_back(forget_range(inode, pages_touched(range)));
-  tasks_.spawn(drop_batch(std::move(messages)));
+// No message makes a file shorter. But what a GETATTR tells is believed if nothing changes between
+// the question and the answer; so a thread of ours asks, and sees what came of it. The kernel sets
+// the size first and then cuts pages off, for which it may have to wait.
+Task<void> KernelCache::set_size(fs::Attributes attributes) {
+  const fs::InodeNumber inode = attributes.inode;
+  if (settings_.contains(inode)) {
+    co_await wait_while_setting_size(inode);
+    co_return;
+  }
+  ++statistics_.sizes_set;
+  gates_[inode].disturb();
+  auto setting = std::make_shared<Setting>();
+  setting->attributes = attributes;
+  settings_.emplace(inode, setting);
+  auto watch = std::make_shared<Watch>(executor_);
+  const auto work = [this, setting] {
+    const fs::Attributes& wanted = setting->attributes;
+    setting->believed = device_.make_ask(raw(wanted.inode), wanted.generation);
+  };
+  setting->job = size_notifier_.start(work, [this, inode, watch] {
+    settings_.erase(inode);
+    if (PageGate* pages = gate(inode)) pages->disturb();
+    setting_ended_.notify_all();
+    watch->done = true;
+    watch->changed.notify_all();
+  });
+  while (!watch->done) {
+    co_await Watch::wait(&executor_, watch);
+    if (watch->done) break;
+    drain_();
+    if (setting->answered && Notifier::sleeps_without_progress(*setting->job)) break;
+  }
+  if (watch->done && setting->believed != attributes.size) {
+    ++statistics_.sizes_ignored;
+    co_return;
+  }
+  const auto found = sizes_.find(inode);
+  if (found != sizes_.end()) found->second.is(attributes.size);
 }
 
-void KernelCache::invalidation_begins(fs::InodeNumber inode) {
-  const auto found = sizes_.find(inode);
-  if (found == sizes_.end()) return;
-  found->second.invalidated = change(found->second);
-  ++found->second.invalidations;
+Task<void> KernelCache::wait_while_setting_size(fs::InodeNumber inode) {
+  const TimePoint patience = executor_.now() + size_patience;
+  for (;;) {
+    const auto found = settings_.find(inode);
+    if (found == settings_.end() || stopped_ || executor_.now() > patience) co_return;
+    drain_();
+    const std::shared_ptr<Setting> setting = found->second;
+    if (setting->answered && Notifier::sleeps_without_progress(*setting->job)) co_return;
+    co_await sleep_until(executor_, executor_.now() + look_interval);
+  }
 }
 
-void KernelCache::invalidation_ended(fs::InodeNumber inode) {
-  const auto found = sizes_.find(inode);
-  if (found == sizes_.end() || found->second.invalidations == 0) return;
-  found->second.invalidated = change(found->second);
-  --found->second.invalidations;
-  drain_();
+bool KernelCache::is_ours(std::uint32_t thread) const {
+  return std::any_of(settings_.begin(), settings_.end(), [&](const auto& entry) {
+    return Notifier::thread(*entry.second->job) == thread;
+  });
+}
+
+const fs::Attributes* KernelCache::attributes_to_set(fs::InodeNumber inode, std::uint32_t thread) {
+  const auto found = settings_.find(inode);
+  if (found == settings_.end() || Notifier::thread(*found->second->job) != thread) return nullptr;
+  found->second->answered = true;
+  return &found->second->attributes;
+}
+
+Task<void> KernelCache::wait_until_pages_are_cut(fs::InodeNumber inode) {
+  const TimePoint patience = executor_.now() + size_patience;
+  while (!stopped_ && settings_.contains(inode) && executor_.now() < patience) {
+    if (!executing_any(inode)) {
+      drain_();
+      answer_under_revoke(inode, gates_[inode].blocked_reads());
+    }
+    co_await sleep_until(executor_, executor_.now() + Duration(50us));
+  }
+}
+
+Task<void> KernelCache::wait_for_setter(fs::InodeNumber inode) {
+  const TimePoint patience = executor_.now() + setter_patience;
+  bool ran = false;
+  while (!stopped_) {
+    const auto found = sizes_.find(inode);
+    const std::uint32_t thread = found == sizes_.end() ? 0 : found->second.waits_for();
+    if (thread == 0) co_return;
+    const Taken taken = has_taken_reply(thread);
+    if (taken == Taken::yes || taken == Taken::cuts || (taken == Taken::soon && ran)) {
+      found->second.heard_from(thread);
+      co_return;
+    }
+    if (executor_.now() > patience) co_return;
+    ran = taken == Taken::soon;
+    co_await sleep_until(executor_, executor_.now() + Duration(50us));
+  }
 }
 
 // An invalidation would make the kernel ignore a size that it was told and has not taken. And pages
@@ -505,11 +542,11 @@ Task<void> KernelCache::wait_until_size_is_set(fs::InodeNumber inode) {
   bool ran = false;
   while (!stopped_) {
     const auto found = sizes_.find(inode);
-    const std::uint32_t thread = found == sizes_.end() ? 0 : found->second.belief.waits_for();
+    const std::uint32_t thread = found == sizes_.end() ? 0 : found->second.waits_for();
     if (thread == 0) co_return;
     const Taken taken = has_taken_reply(thread);
     if (taken == Taken::yes || (taken == Taken::soon && ran) || executor_.now() > patience) {
-      found->second.belief.heard_from(thread);
+      found->second.heard_from(thread);
       co_return;
     }
     ran = taken == Taken::soon;

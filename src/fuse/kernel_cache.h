@@ -13,6 +13,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -35,7 +36,8 @@ struct CacheStatistics {
   std::uint64_t epochs = 0;           // times that all names were made to be looked up again
   std::uint64_t unknown_retries = 0;  // invalidations repeated because a reply was on its way
   std::uint64_t made_longer = 0;      // sizes that a reply would not have told surely
-  std::uint64_t reads_refused = 0;    // whose end the kernel would have ignored
+  std::uint64_t sizes_set = 0;        // the same, where the file may have become shorter
+  std::uint64_t sizes_ignored = 0;    // of those, that the kernel did not take
   Duration longest_drop{};
 };
 
@@ -79,20 +81,10 @@ class KernelCache final : public mount::KernelCache {
   // Its reply goes out now.
   void replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access);
 
-  // Sizes of regular files (docs/kernel.md, "Sizes"). What the kernel is told by a reply it ignores
-  // if the inode has changed since the request was made, which was some time before it arrived.
-  struct Arrival {
-    std::uint64_t changes = 0, times_empty = 0;
-  };
-  Arrival arrival() const { return {changes_, times_empty_}; }
-  // Every request that the kernel had sent was read.
-  void device_is_empty() { ++times_empty_; }
-  enum class Believed { yes, maybe, no };
-  Believed is_believed(fs::InodeNumber inode, Arrival arrival, std::uint32_t thread) const;
-  // The first reply that names an inode is not ignored. `is_new`: there was none before.
+  // Sizes of regular files (docs/kernel.md, "Sizes"). What the kernel is told by a reply it may
+  // ignore, but not if it is the first that names an inode. `is_new`: there was none before.
   void inode_told(fs::InodeNumber inode, std::uint64_t size, bool is_new);
-  // A reply that names the size goes out to `thread`.
-  void size_told(fs::InodeNumber inode, Arrival arrival, std::uint32_t thread, std::uint64_t size);
+  void size_told(fs::InodeNumber inode, std::uint64_t size);
   // A reply after which `thread` sets the size, or makes it at least `end`.
   void size_set_by(fs::InodeNumber inode, std::uint32_t thread, std::uint64_t size);
   void written_by(fs::InodeNumber inode, std::uint32_t thread, std::uint64_t end);
@@ -106,10 +98,17 @@ class KernelCache final : public mount::KernelCache {
   bool is_sure_of_size(fs::InodeNumber inode, std::uint64_t size) const {
     return !may_believe_in_more(inode, size) && !may_believe_in_less(inode, size);
   }
-  // Makes it believe in at least that; the lock must not go meanwhile.
-  Task<void> make_longer(fs::InodeNumber inode, std::uint64_t size);
-  // What it has of the range is forgotten in a while.
-  void forget_soon(fs::InodeNumber inode, Range range);
+  // Makes it believe in these attributes' size, if it can be made to at all; the lock must not go
+  // meanwhile. Pages beyond it may still be cut off when this is done: whoever waits has them
+  // locked.
+  Task<void> make_sure_of_size(fs::Attributes attributes);
+  // A size that gets smaller is set, or pages are cut off, or some thread waits for these.
+  bool setting_size(fs::InodeNumber inode) const { return settings_.contains(inode); }
+  Task<void> wait_while_setting_size(fs::InodeNumber inode);
+  // Whether a GETATTR comes from a thread of ours, and the attributes that are to be set, unless it
+  // asks for those of the root on its way.
+  bool is_ours(std::uint32_t thread) const;
+  const fs::Attributes* attributes_to_set(fs::InodeNumber inode, std::uint32_t thread);
 
   // Lookup counts: each reply that names an inode adds one, FORGET takes them away.
   // Whether this is the first.
@@ -131,7 +130,6 @@ class KernelCache final : public mount::KernelCache {
   // The connection is gone: whatever waits goes on.
   void stop();
 
-  void read_refused() { ++statistics_.reads_refused; }
   const CacheStatistics& statistics() const { return statistics_; }
 
 #ifdef PLUMERIA_PLANTED_FAULTS
@@ -158,8 +156,11 @@ class KernelCache final : public mount::KernelCache {
   Task<void> wait_until_listings_are_taken(fs::InodeNumber directory);
   // Nobody is about to set the size, or to cut pages off, on account of our replies.
   Task<void> wait_until_size_is_set(fs::InodeNumber inode);
-  void invalidation_begins(fs::InodeNumber inode);
-  void invalidation_ended(fs::InodeNumber inode);
+  Task<void> wait_until_pages_are_cut(fs::InodeNumber inode);
+  // The thread that is about to set the size has, unless it does not run for long.
+  Task<void> wait_for_setter(fs::InodeNumber inode);
+  Task<void> make_longer(fs::InodeNumber inode, std::uint64_t size);
+  Task<void> set_size(fs::Attributes attributes);
   Task<void> drop_batch(std::vector<Bytes> messages);
   Task<void> drop_one(fs::InodeNumber inode);
   // Tells the kernel on this thread. Only for what cannot block: see docs/kernel.md.
@@ -186,19 +187,16 @@ class KernelCache final : public mount::KernelCache {
   Event answered_;                                                // one of those made progress
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> settling_;  // see settling(); never iterated
   Event settled_;
-  std::map<std::uint32_t, fs::InodeNumber> listings_;  // by thread
-  struct Size {
-    explicit Size(std::uint64_t size) : belief(size) {}
-    SizeBelief belief;
-    // Times of the last invalidation and of the last reply that was to be taken.
-    Arrival invalidated, replied;
-    std::uint32_t thread = 0;         // to which that was
-    std::uint32_t invalidations = 0;  // under way
+  std::map<std::uint32_t, fs::InodeNumber> listings_;       // by thread
+  absl::flat_hash_map<fs::InodeNumber, SizeBelief> sizes_;  // never iterated
+  struct Setting {
+    fs::Attributes attributes;
+    Notifier::JobPointer job;
+    std::optional<std::uint64_t> believed;  // the job's until it is done
+    bool answered = false;
   };
-  Arrival change(Size& size);
-  void replied_to(Size& size, std::uint32_t thread);
-  absl::node_hash_map<fs::InodeNumber, Size> sizes_;  // never iterated
-  std::uint64_t changes_ = 0, times_empty_ = 1;
+  std::map<fs::InodeNumber, std::shared_ptr<Setting>> settings_;
+  Event setting_ended_;
   CacheStatistics statistics_;
 #ifdef PLUMERIA_PLANTED_FAULTS
   std::map<fs::InodeNumber, std::set<std::string>> names_;

@@ -83,6 +83,7 @@ struct Notifier::Worker {
 
 struct Notifier::Job {
   std::vector<Bytes> messages;
+  Callback work;
   Callback finished;
   std::atomic<Worker*> worker = nullptr;
   int error = 0;
@@ -94,6 +95,10 @@ struct Notifier::Job {
 bool Notifier::done(const Job& job) { return job.done; }
 int Notifier::error(const Job& job) { return job.error; }
 bool Notifier::any_unknown(const Job& job) { return job.any_unknown; }
+std::uint32_t Notifier::thread(const Job& job) {
+  const Worker* worker = job.worker;
+  return worker == nullptr ? 0 : static_cast<std::uint32_t>(worker->id.load());
+}
 
 Notifier::Notifier(os::RealExecutor& executor, const Device& device, std::size_t threads_max)
     : executor_(executor), device_(device), threads_max_(threads_max) {
@@ -113,6 +118,19 @@ Notifier::JobPointer Notifier::start(std::vector<Bytes> messages, Callback finis
   auto job = std::make_shared<Job>();
   job->messages = std::move(messages);
   job->finished = std::move(finished);
+  enqueue(job);
+  return job;
+}
+
+Notifier::JobPointer Notifier::start(Callback work, Callback finished) {
+  auto job = std::make_shared<Job>();
+  job->work = std::move(work);
+  job->finished = std::move(finished);
+  enqueue(job);
+  return job;
+}
+
+void Notifier::enqueue(const JobPointer& job) {
   ++*running_;
   {
     const std::lock_guard lock(mutex_);
@@ -124,7 +142,6 @@ Notifier::JobPointer Notifier::start(std::vector<Bytes> messages, Callback finis
     }
   }
   wake_.notify_one();
-  return job;
 }
 
 void Notifier::serve(Worker& worker) {
@@ -143,6 +160,7 @@ void Notifier::serve(Worker& worker) {
     queue_.pop_front();
     lock.unlock();
     job->worker = &worker;
+    if (job->work) job->work();
     for (const Bytes& bytes : job->messages) {
       const int error = device_.notify(bytes);
       if (error == ENOENT) {

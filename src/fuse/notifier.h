@@ -47,11 +47,15 @@ class Notifier {
 
   // `finished` is called on the executor.
   JobPointer start(std::vector<Bytes> messages, Callback finished);
+  // Any work that may sleep in the kernel as an invalidation does.
+  JobPointer start(Callback work, Callback finished);
 
   static bool done(const Job& job);
   // The first errno but ENOENT (0: none); whether the kernel knew the inode of each message.
   static int error(const Job& job);
   static bool any_unknown(const Job& job);
+  // The thread that works on it; 0: none yet.
+  static std::uint32_t thread(const Job& job);
 
   // Whether the job's thread sleeps in the kernel, and has not run since the last look at it.
   static bool sleeps_without_progress(Job& job);
@@ -60,6 +64,7 @@ class Notifier {
 
  private:
   struct Worker;
+  void enqueue(const JobPointer& job);
   void serve(Worker& worker);
 
   os::RealExecutor& executor_;

@@ -103,6 +103,9 @@ class PageGate {
   };
   std::vector<OwnRange> invalidate_before_reply(const DataRequest& request, Range where_it_went);
 
+  // The kernel may be about to cut pages off: what a WRITE puts into them may be lost.
+  void disturb() { disturbed_ = true; }
+
   bool holding() const { return holds_ > 0; }
   bool dropping() const { return drops_ > 0; }
   // Whether the kernel may have pages of this file, or is sending any.

@@ -22,6 +22,7 @@ namespace {
 constexpr std::size_t buffer_size = fs::io_size_max + 4096;
 constexpr std::size_t requests_per_wake = 64;  // before others of the executor get their turn
 constexpr Duration repeat_interval = 50us;
+constexpr std::uint32_t size_attempts = 3;  // to make the kernel believe where a file ends
 
 // INIT flags that we ask for if the kernel has them. Never FUSE_WRITEBACK_CACHE (the kernel would
 // stay the authority for sizes), never FUSE_AUTO_INVAL_DATA (we say what is stale), no splicing.
@@ -104,7 +105,11 @@ Session::Session(os::RealExecutor& executor, std::unique_ptr<Device> device, Ses
                while (serving_ && drain()) {
                }
              }),
-      buffer_(buffer_size) {}
+      buffer_(buffer_size) {
+  root_.inode = fs::root_inode;
+  root_.mode = S_IFDIR | 0755;
+  root_.links = 2;
+}
 
 Session::~Session() {
   if (serving_) {
@@ -162,10 +167,7 @@ bool Session::drain() {
       end();
       return i > 0;
     }
-    if (*length == 0) {
-      cache_.device_is_empty();
-      return i > 0;
-    }
+    if (*length == 0) return i > 0;
     handle(ByteView(buffer_).first(*length));
     if (!serving_) return true;
   }
@@ -184,7 +186,6 @@ void Session::handle(ByteView bytes) {
   request.caller.uid = header.uid;
   request.caller.gid = header.gid;
   request.thread = header.pid;
-  request.arrival = cache_.arrival();
   cache_.thread_seen(header.pid);
   cache_.heard_from(request.inode, header.pid);
   switch (header.opcode) {
@@ -425,8 +426,8 @@ Task<void> Session::lookup(Request request, std::string name) {
     found = co_await operations_->lookup(request.inode, name);
   }
   if (found && found->attributes &&
-      cache_.may_believe_in_less(found->attributes->inode, found->attributes->size)) {
-    co_await cache_.make_longer(found->attributes->inode, found->attributes->size);
+      !cache_.is_sure_of_size(found->attributes->inode, found->attributes->size)) {
+    co_await cache_.make_sure_of_size(*found->attributes);
   }
   if (!found) {
     reply_error(request, found.error());
@@ -572,12 +573,17 @@ Task<void> Session::readdir(Request request, fuse_read_in in, bool plus) {
 // ---- attributes and data
 
 Task<void> Session::getattr(Request request) {
+  if (cache_.is_ours(request.thread)) {
+    const fs::Attributes* to_set = cache_.attributes_to_set(request.inode, request.thread);
+    reply_with(request, encode_attributes(to_set != nullptr ? *to_set : root_, false));
+    co_return;
+  }
   DataRequest data;
   data.unique = request.unique;
   data.kind = DataKind::attributes;
   data.range = {0, 0};
   const fs::Access access = co_await admitted(request.inode, data);
-  for (;;) {
+  for (bool made_sure = false;;) {
     Result<fs::Covered<fs::Attributes>> found;
     if (access == fs::Access::under_revoke) {
       found = co_await operations_->getattr_under_revoke(request.inode);
@@ -588,8 +594,9 @@ Task<void> Session::getattr(Request request) {
     if (cache_.settling(request.inode)) {
       if (found) found->pins.clear();
       co_await cache_.settled(request.inode);
-    } else if (found && cache_.may_believe_in_less(request.inode, found->value.size)) {
-      co_await cache_.make_longer(request.inode, found->value.size);
+    } else if (found && !made_sure && !cache_.is_sure_of_size(request.inode, found->value.size)) {
+      co_await cache_.make_sure_of_size(found->value);
+      made_sure = true;
     } else {
       reply_attributes(request, data, access, found);
       co_return;
@@ -605,7 +612,8 @@ void Session::reply_attributes(const Request& request, const DataRequest& data, 
     reply_error(request, found.error());
     return;
   }
-  cache_.size_told(request.inode, request.arrival, request.thread, found->value.size);
+  cache_.size_told(request.inode, found->value.size);
+  if (request.inode == fs::root_inode) root_ = found->value;
   const bool valid =
       covers(found->pins, request.inode) || planted(Fault::fuse_attributes_uncovered);
   if (valid) cache_.attributes_told(request.inode);
@@ -725,69 +733,46 @@ Task<void> Session::read(Request request, fuse_read_in in) {
   data.unique = request.unique;
   data.kind = DataKind::read;
   data.range = range_of(in.offset, in.size);
-  last_reads_[request.thread] = request.unique;
   for (;;) {
     const fs::Access access = co_await admitted(request.inode, data);
     auto bytes = co_await operations_->read(request.inode, in.offset, in.size, access);
     cache_.executed(request.inode, access);
+    // What is behind the end would be shown as zeros. A READ's own reply may be ignored, too.
+    for (std::uint32_t times = 0;
+         times < size_attempts && bytes && bytes->size() < in.size &&
+         cache_.may_believe_in_more(request.inode, in.offset + bytes->size());
+         ++times) {
+      co_await make_sure_of_size(request.inode, access);
+      cache_.executing(request.inode, access);
+      bytes = co_await operations_->read(request.inode, in.offset, in.size, access);
+      cache_.executed(request.inode, access);
+    }
     if (!bytes) {
       const bool repeat = co_await to_be_repeated(request.inode, data, access, bytes.error().code);
       if (repeat) continue;
     }
     cache_.replying(request.inode, data, access);
     if (bytes) {
-      reply_read(request, in, *bytes);
+      const std::uint64_t end = in.offset + bytes->size();
+      if (bytes->size() < in.size && cache_.may_believe_in_more(request.inode, end)) {
+        cache_.size_told(request.inode, end);
+      }
+      reply(request, bytes->data(), bytes->size());
     } else {
       reply_error(request, bytes.error());
     }
-    const auto last = last_reads_.find(request.thread);
-    if (last != last_reads_.end() && last->second == request.unique) last_reads_.erase(last);
     co_return;
   }
 }
 
-// Several pages are only read ahead; what somebody waits for is read page by page.
-Waits Session::what_waits_for(const Request& request, const fuse_read_in& in) {
-  if (in.size > page_size) return Waits::otherwise;
-  const Waits waits = what_it_waits_for(request.thread);
-  if (waits == Waits::otherwise) return waits;
-  // It may be another READ that it waits for, if that was sent later.
-  while (serving_ && drain()) {
+Task<void> Session::make_sure_of_size(fs::InodeNumber inode, fs::Access access) {
+  Result<fs::Covered<fs::Attributes>> now;
+  if (access == fs::Access::under_revoke) {
+    now = co_await operations_->getattr_under_revoke(inode);
+  } else {
+    now = co_await operations_->getattr_unless_revoked(inode);
   }
-  const auto last = last_reads_.find(request.thread);
-  return last != last_reads_.end() && last->second == request.unique ? waits : Waits::otherwise;
-}
-
-// A READ that ends before the page that it asks for tells the kernel where the file ends. If it is
-// going to ignore that, it would show the rest of the page as zeros, now and later. And one of
-// pages behind the end tells less than the one of the page with the end, which comes with it.
-void Session::reply_read(const Request& request, const fuse_read_in& in, const Bytes& bytes) {
-  const std::uint64_t end = in.offset + bytes.size();
-  if (bytes.size() == in.size || !cache_.may_believe_in_more(request.inode, end)) {
-    reply(request, bytes.data(), bytes.size());
-    return;
-  }
-  const Waits waits = what_waits_for(request, in);
-  const bool is_ahead = waits == Waits::otherwise;
-  const auto believed = cache_.is_believed(request.inode, request.arrival, request.thread);
-  const bool is_behind = bytes.empty() && in.offset > 0;
-  if (is_ahead ? is_behind || believed != KernelCache::Believed::yes
-               : is_behind && waits == Waits::for_mapped) {
-    // Of what is read ahead, the kernel reads again the pages that somebody needs.
-    reply_errno(request, EAGAIN);
-    return;
-  }
-  if (believed == KernelCache::Believed::no && waits == Waits::for_page) {
-    cache_.read_refused();
-    reply_errno(request, EINTR);
-    return;
-  }
-  // In a mapped page, zeros behind the end are right.
-  cache_.size_told(request.inode, request.arrival, request.thread, end);
-  reply(request, bytes.data(), bytes.size());
-  if (believed != KernelCache::Believed::yes) {
-    cache_.forget_soon(request.inode, range_of(in.offset, in.size));
-  }
+  if (now) co_await cache_.make_sure_of_size(now->value);
 }
 
 Task<Result<fs::WriteReply>> Session::write_once(Request request, fuse_write_in in,
@@ -843,6 +828,7 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
           co_await to_be_repeated(request.inode, data, access, written.error().code);
       if (repeat) continue;
     }
+    if (cache_.setting_size(request.inode)) co_await cache_.wait_while_setting_size(request.inode);
     if (written && !of_mapping) {
       const Range where = range_of(written->offset, written->written);
       if (cache_.must_invalidate(request.inode, data, where)) {
@@ -973,7 +959,6 @@ int Session::reply_entry(const Request& request, const fuse_entry_out& entry) {
   const fs::InodeNumber inode{entry.nodeid};
   if (S_ISREG(entry.attr.mode)) {
     cache_.inode_told(inode, entry.attr.size, cache_.looked_up(inode));
-    cache_.size_told(inode, request.arrival, request.thread, entry.attr.size);
   } else {
     cache_.looked_up(inode);
   }

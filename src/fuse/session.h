@@ -69,7 +69,6 @@ class Session {
     fs::InodeNumber inode{};
     fs::Caller caller;
     std::uint32_t thread = 0;
-    KernelCache::Arrival arrival;
   };
   class Arguments;
 
@@ -99,6 +98,8 @@ class Session {
   Task<void> open_file(Request request, std::uint32_t flags);
   Task<void> release(Request request, fuse_release_in in);
   Task<void> read(Request request, fuse_read_in in);
+  // Before a READ tells the kernel where the file ends: it is to believe that.
+  Task<void> make_sure_of_size(fs::InodeNumber inode, fs::Access access);
   Task<void> write(Request request, fuse_write_in in, SharedBytes data);
   Task<Result<fs::WriteReply>> write_once(Request request, fuse_write_in in, SharedBytes bytes,
                                           fs::Access access);
@@ -137,8 +138,6 @@ class Session {
                         const Result<fs::Covered<fs::Attributes>>& found);
   // An entry for the kernel to keep, which counts as a lookup.
   int reply_entry(const Request& request, const fuse_entry_out& entry);
-  Waits what_waits_for(const Request& request, const fuse_read_in& in);
-  void reply_read(const Request& request, const fuse_read_in& in, const Bytes& bytes);
   // What a creation tells: its attributes are not to be cached (docs/kernel.md, "Attributes").
   void reply_created(const Request& request, const Result<fs::Covered<fs::Attributes>>& made);
 
@@ -151,11 +150,10 @@ class Session {
   bool serving_ = false;
   bool direct_may_map_ = false;
   Bytes buffer_;
+  fs::Attributes root_;                                          // as the kernel was told last
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> handles_;  // open ones; never iterated
   // Who had fcntl locks of a file since it was opened here; never iterated.
   absl::flat_hash_map<fs::InodeNumber, std::set<std::uint64_t>> record_locked_;
-  // The last READ of each thread that has one under way; never iterated.
-  absl::flat_hash_map<std::uint32_t, std::uint64_t> last_reads_;
   absl::flat_hash_set<std::uint64_t> waiting_locks_;  // requests that INTERRUPT can end
   SessionStatistics statistics_;
   TimePoint last_logged_{};

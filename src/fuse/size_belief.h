@@ -2,12 +2,11 @@
 //
 // The kernel takes a size from a reply only when the process that asked runs again, and ignores it
 // if the inode was invalidated since that process asked, or while another one writes
-// (docs/kernel.md, "Sizes"). So what is known are bounds. Does no I/O.
+// (docs/kernel.md, "Sizes"). So what is known are bounds, until it is asked. Does no I/O.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <utility>
 
 namespace plumeria::fuse {
 
@@ -30,23 +29,12 @@ class SizeBelief {
     now_.widen(size);
     then_ = {size, size};
     thread_ = thread;
-    is_promise_ = false;
-  }
-  // The same, unless changed() comes before.
-  void will_be_told(std::uint32_t thread, std::uint64_t size) {
-    will_be(thread, size);
-    is_promise_ = true;
-  }
-  // The kernel ignores from now on what it was told before and has not taken.
-  void changed() {
-    if (std::exchange(is_promise_, false)) thread_ = 0;
   }
   void will_be_at_least(std::uint32_t thread, std::uint64_t end) {
     then_ = now_;
     then_.at_least(end);
     now_.most = then_.most;
     thread_ = thread;
-    is_promise_ = false;
   }
   // A thread sends a request, so it has taken all replies of before.
   void heard_from(std::uint32_t thread) {
@@ -56,10 +44,15 @@ class SizeBelief {
   }
   // Who will set the size; 0: nobody.
   std::uint32_t waits_for() const { return thread_; }
-  // A READ was answered with the end of the file at `end`.
-  void may_be_cut_at(std::uint64_t end) {
-    now_.least = std::min(now_.least, end);
-    then_.least = std::min(then_.least, end);
+  // The kernel was seen to believe in exactly this.
+  void is(std::uint64_t size) {
+    now_ = {size, size};
+    if (thread_ == 0) {
+      then_ = now_;
+    } else {
+      now_.widen(then_.least);
+      now_.widen(then_.most);
+    }
   }
   // The kernel was made to believe in at least this.
   void is_at_least(std::uint64_t size) {
@@ -84,7 +77,6 @@ class SizeBelief {
   Bounds now_;
   Bounds then_;  // when `thread_` has taken its reply
   std::uint32_t thread_ = 0;
-  bool is_promise_ = false;
 };
 
 }  // namespace plumeria::fuse

@@ -41,22 +41,18 @@ TEST(SizeBeliefTest, AWriteBeforeTheEndChangesNothing) {
   EXPECT_TRUE(is_surely(belief, 160));
 }
 
-TEST(SizeBeliefTest, AChangeVoidsAnAnswerThatWasNotTaken) {
+TEST(SizeBeliefTest, WhatWasSeenIsSure) {
   SizeBelief belief(100);
-  belief.will_be_told(7, 50);
-  belief.changed();
-  belief.heard_from(7);
-  EXPECT_TRUE(belief.may_be_more_than(50));
-  belief.will_be_told(7, 50);
-  belief.heard_from(7);
-  belief.changed();
-  EXPECT_TRUE(is_surely(belief, 50));
+  belief.told(300);
+  belief.is(200);
+  EXPECT_TRUE(is_surely(belief, 200));
 }
 
-TEST(SizeBeliefTest, AChangeDoesNotVoidATruncation) {
+TEST(SizeBeliefTest, AThreadMayStillChangeWhatWasSeen) {
   SizeBelief belief(100);
   belief.will_be(7, 50);
-  belief.changed();
+  belief.is(100);
+  EXPECT_TRUE(belief.may_be_less_than(100));
   belief.heard_from(7);
   EXPECT_TRUE(is_surely(belief, 50));
 }
@@ -64,7 +60,7 @@ TEST(SizeBeliefTest, AChangeDoesNotVoidATruncation) {
 TEST(SizeBeliefTest, WhatComesBeforeAThreadRunsCountsToo) {
   SizeBelief belief(100);
   belief.will_be_at_least(7, 200);
-  belief.may_be_cut_at(150);
+  belief.told(150);
   belief.told(300);
   belief.heard_from(7);
   EXPECT_TRUE(belief.may_be_less_than(200));

@@ -51,12 +51,4 @@ Taken has_taken_reply(std::uint32_t thread) {
   return where.find("fuse_") != std::string_view::npos ? Taken::no : Taken::yes;
 }
 
-Waits what_it_waits_for(std::uint32_t thread) {
-  ProcFile stack(thread, "stack");
-  const std::string_view where = stack.read();
-  if (where.find("fuse_read_folio") == std::string_view::npos) return Waits::otherwise;
-  return where.find("filemap_fault") == std::string_view::npos ? Waits::for_page
-                                                               : Waits::for_mapped;
-}
-
 }  // namespace plumeria::fuse

@@ -40,12 +40,4 @@ enum class Taken {
 };
 Taken has_taken_reply(std::uint32_t thread);
 
-// What a thread that sleeps in the kernel waits for.
-enum class Waits {
-  for_page,    // a READ of one page, for read(2) or a call like it
-  for_mapped,  // the same, for an access to a mapping
-  otherwise,
-};
-Waits what_it_waits_for(std::uint32_t thread);
-
 }  // namespace plumeria::fuse

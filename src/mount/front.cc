@@ -65,6 +65,10 @@ Task<Result<Covered<Attributes>>> Front::getattr_under_revoke(InodeNumber inode)
   return run<Result<Covered<Attributes>>>(
       [=](FileSystem& f) { return f.getattr_under_revoke(inode); }, Access::under_revoke);
 }
+Task<Result<Covered<Attributes>>> Front::getattr_unless_revoked(InodeNumber inode) {
+  return run<Result<Covered<Attributes>>>(
+      [=](FileSystem& f) { return f.getattr_unless_revoked(inode); });
+}
 Task<Result<Covered<Attributes>>> Front::setattr(InodeNumber inode, fs::Changes changes,
                                                  Caller caller, Access access) {
   return run<Result<Covered<Attributes>>>(

@@ -160,6 +160,11 @@ Task<Result<Covered<Attributes>>> FakeFs::getattr_under_revoke(InodeNumber inode
   co_return reply;
 }
 
+Task<Result<Covered<Attributes>>> FakeFs::getattr_unless_revoked(InodeNumber inode) {
+  if (locks_.revoking(raw(inode))) co_return fail(Errc::again);
+  co_return co_await getattr(inode);
+}
+
 Task<Result<Covered<Attributes>>> FakeFs::setattr(InodeNumber inode, fs::Changes changes,
                                                   fs::Caller, fs::Access access) {
   Covered<Attributes> reply;
