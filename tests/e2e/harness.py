@@ -11,6 +11,7 @@ PLUMERIA_KEEP=1 (keep folders of failed tests).
 """
 import ctypes
 import json
+import multiprocessing
 import os
 import pathlib
 import select
@@ -29,6 +30,7 @@ PLUMERIA = os.environ.get("PLUMERIA", str(TREE / "build/release/plumeria"))
 LONG = os.environ.get("PLUMERIA_LONG") == "1"
 FUSE_CONNECTIONS = pathlib.Path("/sys/fs/fuse/connections")
 PR_SET_PDEATHSIG = 1
+fork = multiprocessing.get_context("fork")
 # All folders of this program lie below it, and each command that it starts has it in PLUMERIA_RUN.
 base_folder = None
 
@@ -276,6 +278,13 @@ class World:
         self.processes = []
         self.cleanups = []
         self.hung = False
+        self.watchdog = None
+        self.watch(seconds)
+
+    def watch(self, seconds):
+        """From now on there are so many seconds."""
+        if self.watchdog:
+            self.watchdog.cancel()
         self.watchdog = threading.Timer(seconds, self.give_up)
         self.watchdog.daemon = True
         self.watchdog.start()
@@ -306,6 +315,11 @@ class World:
 
     def fsck(self, store):
         return run(PLUMERIA, "fsck", store, timeout=300)
+
+    def show_messages(self):
+        for process in self.processes:
+            print(f"--- {process.log.name} (exit {process.popen.poll()})\n"
+                  f"{process.messages()[-3000:]}", file=sys.stderr)
 
     def end_processes(self):
         for process in reversed(self.processes):
@@ -346,6 +360,134 @@ class World:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def together(work, *arguments, count=2, seconds=90):
+    """Runs work(side, …) in so many processes at once; all must end well."""
+    barrier = fork.Barrier(count)
+
+    def one(side):
+        barrier.wait(20)
+        work(side, *arguments)
+
+    children = [fork.Process(target=one, args=(side,), daemon=True) for side in range(count)]
+    for child in children:
+        child.start()
+    end = time.monotonic() + seconds
+    try:
+        while not all(child.exitcode == 0 for child in children):
+            for child in children:
+                child.join(0.02)
+                if child.exitcode not in (None, 0):
+                    raise AssertionError(f"a worker ended with {child.exitcode}")
+            if time.monotonic() > end:
+                raise Hung("a worker did not end")
+    finally:
+        for child in children:
+            child.kill()
+        for child in children:
+            child.join(10)
+
+
+class Hands:
+    """A process that does what it is told: for what belongs to a process (file locks, the working
+    directory, mappings), and for calls that could hang the test itself."""
+
+    def __init__(self):
+        self.pipe, theirs = fork.Pipe()
+        self.process = fork.Process(target=self.work, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    @staticmethod
+    def work(pipe):
+        while True:
+            function, arguments = pipe.recv()
+            try:
+                answer = None, function(*arguments)
+            except Exception as error:  # pylint: disable=broad-except
+                answer = error, None
+            pipe.send(answer)
+
+    def begin(self, function, *arguments):
+        self.pipe.send((function, arguments))
+
+    def is_done(self, seconds=0.0):
+        return self.pipe.poll(seconds)
+
+    def result(self, seconds=30):
+        if not self.pipe.poll(seconds):
+            raise Hung(f"a call did not return within {seconds} s")
+        error, value = self.pipe.recv()
+        if error:
+            raise error
+        return value
+
+    def do(self, function, *arguments):
+        self.begin(function, *arguments)
+        return self.result()
+
+    def kill(self):
+        self.process.kill()
+        self.process.join(20)
+
+
+def has_failed(test):
+    result = test._outcome.result  # pylint: disable=protected-access
+    return any(one is test for one, _ in result.failures + result.errors)
+
+
+class SharedCase(unittest.TestCase):
+    """Tests that share a store, its server and its mounts, each in a folder of its own. `seconds`
+    is the watchdog's, for one test. At the end all is unmounted, and the store is whole."""
+    mount_count = 2
+    seconds = 90
+
+    @classmethod
+    def setUpClass(cls):
+        cls.world = World(cls.seconds)
+        try:
+            cls.server = cls.world.serve(cls.world.mkfs())
+            cls.mounts = [cls.world.mount(cls.server, name) for name in "abcd"[:cls.mount_count]]
+        except BaseException:
+            cls.world.show_messages()
+            cls.world.close(keep=False)
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        try:
+            cls.world.watch(cls.seconds)
+            for mount in cls.mounts:
+                mount.umount()
+            cls.server.stop()
+            cls.world.fsck(cls.server.store)
+        finally:
+            cls.world.close(keep=False)
+
+    def setUp(self):
+        self.world.watch(self.seconds)
+        name = self._testMethodName.removeprefix("test_")
+        os.mkdir(self.mounts[0] / name)
+        self.sides = [mount / name for mount in self.mounts]
+        self.a, self.b = self.sides[:2]
+        self.addCleanup(lambda: self.world.show_messages() if has_failed(self) else None)
+
+    def open(self, path, flags=os.O_RDWR, mode=0o644):
+        """A descriptor that is closed at the end of the test."""
+        fd = os.open(path, flags, mode)
+        self.addCleanup(os.close, fd)
+        return fd
+
+    def hands(self):
+        hands = Hands()
+        self.addCleanup(hands.kill)
+        return hands
+
+    def assertErrno(self, code, call, *arguments):
+        with self.assertRaises(OSError) as caught:
+            call(*arguments)
+        self.assertEqual(caught.exception.errno, code, f"{call.__name__}{arguments}")
+
+
 class Case(unittest.TestCase):
     """One world a test. `seconds` is the watchdog's."""
     seconds = 120
@@ -355,12 +497,9 @@ class Case(unittest.TestCase):
         self.addCleanup(self.close_world)
 
     def close_world(self):
-        result = self._outcome.result
-        failed = any(test is self for test, _ in result.failures + result.errors)
+        failed = has_failed(self)
         if failed or self.world.hung:
-            for process in self.world.processes:
-                print(f"--- {process.log.name} (exit {process.popen.poll()})\n"
-                      f"{process.messages()[-3000:]}", file=sys.stderr)
+            self.world.show_messages()
         self.world.close(keep=failed and os.environ.get("PLUMERIA_KEEP") == "1")
         if self.world.hung:
             raise Hung(f"not done within {self.seconds} s")

@@ -2,7 +2,6 @@
 """Two processes, each on a mount of its own, at one file or directory: nothing stale, all there."""
 import fcntl
 import mmap
-import multiprocessing
 import os
 import struct
 import time
@@ -10,26 +9,11 @@ import time
 import harness
 
 SECONDS = 10 if harness.LONG else 2
-fork = multiprocessing.get_context("fork")
+fork = harness.fork
 
 
 def both(work, *arguments):
-    """Runs work(side, …) in two processes at once; both must end well."""
-    barrier = fork.Barrier(2)
-
-    def one(side):
-        barrier.wait(20)
-        work(side, *arguments)
-
-    children = [fork.Process(target=one, args=(side,)) for side in (0, 1)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(SECONDS + 90)
-        if child.exitcode is None:
-            child.kill()
-            raise harness.Hung("a worker did not end")
-        assert child.exitcode == 0, f"a worker ended with {child.exitcode}"
+    harness.together(work, *arguments, seconds=SECONDS + 90)
 
 
 class Share(harness.Case):
