@@ -587,6 +587,15 @@ void SimDisk::apply_pending(Pending change) {
 
 // --- Images --------------------------------------------------------------------------------------
 
+std::byte* SimDisk::own(Block& block) {
+  if (!block) {
+    block = std::make_shared<Block::element_type>();
+  } else if (block.use_count() > 1) {
+    block = std::make_shared<Block::element_type>(*block);
+  }
+  return block->data();
+}
+
 void SimDisk::write_to(Image& image, Address at, ByteView data) {
   Blocks& blocks = image[at.segment];
   std::uint64_t offset = at.offset;
@@ -594,7 +603,7 @@ void SimDisk::write_to(Image& image, Address at, ByteView data) {
     const std::uint64_t inside = offset % block_size;
     const std::size_t part = std::min<std::uint64_t>(data.size(), block_size - inside);
     Block& block = blocks.try_emplace(offset / block_size).first->second;
-    std::copy_n(data.begin(), part, block.begin() + static_cast<std::ptrdiff_t>(inside));
+    std::copy_n(data.begin(), part, own(block) + inside);
     data = data.subspan(part);
     offset += part;
   }
@@ -612,8 +621,8 @@ void SimDisk::clear_in(Image& image, Address at, std::uint64_t length) {
     if (from == 0 && to == block_size) {
       block = blocks->second.erase(block);
     } else {
-      std::fill(block->second.begin() + static_cast<std::ptrdiff_t>(from),
-                block->second.begin() + static_cast<std::ptrdiff_t>(to), std::byte{0});
+      std::byte* bytes = own(block->second);
+      std::fill(bytes + from, bytes + to, std::byte{0});
       ++block;
     }
   }
@@ -630,7 +639,7 @@ void SimDisk::read_from(const Image& image, Address at, MutableByteView into) {
     const std::uint64_t start = block->first * block_size;
     const std::uint64_t from = std::max(at.offset, start);
     const std::uint64_t to = std::min(end, start + block_size);
-    std::copy_n(block->second.begin() + static_cast<std::ptrdiff_t>(from - start), to - from,
+    std::copy_n(block->second->data() + (from - start), to - from,
                 into.begin() + static_cast<std::ptrdiff_t>(from - at.offset));
   }
 }

@@ -116,7 +116,8 @@ class SimDisk {
 
  private:
   static constexpr std::uint64_t block_size = 4096;
-  using Block = std::array<std::byte, block_size>;
+  // Copies of an image share a block until one of them changes it.
+  using Block = std::shared_ptr<std::array<std::byte, block_size>>;
   using Blocks = std::map<std::uint64_t, Block>;  // by block number; absent: zeros
   using Image = std::map<Segment, Blocks>;
 
@@ -163,6 +164,7 @@ class SimDisk {
 
   void write_current(Address at, ByteView data);
   void discard_current(Address at, std::uint64_t length);
+  static std::byte* own(Block& block);
   static void write_to(Image& image, Address at, ByteView data);
   static void clear_in(Image& image, Address at, std::uint64_t length);
   static void read_from(const Image& image, Address at, MutableByteView into);

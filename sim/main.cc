@@ -13,6 +13,7 @@
 // Exit code: 0 all is well, 1 a run failed (with its seed and how to repeat it), 2 wrong arguments.
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_split.h>
+#include <malloc.h>
 
 #include <csignal>
 #include <cstdio>
@@ -222,6 +223,9 @@ int main(const std::vector<std::string>& words) {
       return complain("no option: " + word);
     }
   }
+  // Whole logs are read thousands of times; their memory need not go back to the system each time.
+  mallopt(M_MMAP_THRESHOLD, 64 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
   set_log_sink(arguments.trace ? print_log : drop_log);
   std::signal(SIGABRT, on_abort);
   std::signal(SIGSEGV, on_abort);
