@@ -71,6 +71,55 @@ TEST(WriteBackTest, ATruncationIsDurableSoonWithoutAnFsync) {
   }
 }
 
+Task<Status> write_at(Kernel* kernel, std::uint64_t offset, Bytes data) {
+  OpenFlags flags;
+  flags.writable = flags.create = true;
+  CO_TRY(const Descriptor file, co_await kernel->open("file", flags, 0644));
+  CO_TRY(const std::uint64_t written, co_await kernel->pwrite(file, offset, std::move(data)));
+  CHECK(written > 0);
+  co_return co_await kernel->close(file);
+}
+
+Task<void> read_page(Kernel* kernel, Descriptor file, std::uint64_t offset,
+                     std::optional<Bytes>* seen) {
+  auto bytes = co_await kernel->pread(file, offset, 4096);
+  CHECK(bytes);
+  *seen = *std::move(bytes);
+}
+
+// The other mount's wish to read makes the lock shared, and what is dirty under it is written,
+// while the answer of the disk to a read here is on its way.
+TEST(WriteBackTest, AReadUnderWaySeesWhatIsWrittenBackMeanwhile) {
+  constexpr std::uint64_t page = 61440, changed = 65024;
+  const Bytes old(100'000, std::byte{'a'}), fresh(100, std::byte{'b'});
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
+    ClusterOptions options;
+    options.seed = seed;
+    options.network.delayed_long = 200'000;  // in a million: what the disk says comes late
+    options.network.reordered = 500'000;
+    options.network.long_delay_max = 100ms;
+    Cluster cluster(options);
+    cluster.start();
+    Kernel& kernel = cluster.kernel(0);
+    ASSERT_TRUE(cluster.run(0, write_at(&kernel, 0, old)));
+    ASSERT_TRUE(cluster.run(0, kernel.sync()));
+    const auto file0 = cluster.run(0, kernel.open("file", OpenFlags{}, 0));
+    const auto file1 = cluster.run(1, cluster.kernel(1).open("file", OpenFlags{}, 0));
+    ASSERT_TRUE(file0 && file1);
+    kernel.shrink();
+    ASSERT_TRUE(cluster.run(0, write_at(&kernel, changed, fresh)));
+    std::optional<Bytes> here, there;
+    cluster.spawn(0, read_page(&kernel, *file0, page, &here));
+    cluster.spawn(1, read_page(&cluster.kernel(1), *file1, page, &there));
+    ASSERT_TRUE(cluster.simulation().run_until([&] { return here && there; }, 100s));
+    for (const Bytes& seen : {*here, *there}) {
+      EXPECT_EQ(Bytes(seen.begin() + (changed - page), seen.begin() + (changed - page + 100)),
+                fresh)
+          << "seed=" << seed;
+    }
+  }
+}
+
 TEST(WriteBackTest, BlocksThatWaitToBeWrittenStayWithinTheCache) {
   constexpr std::uint64_t cache_size = 4u << 20;
   Cluster cluster({.mounts = 1, .embedded = true, .log_size = 64u << 20, .cache_size = cache_size});

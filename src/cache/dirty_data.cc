@@ -85,6 +85,16 @@ void DirtyData::overlay(std::uint64_t offset, MutableByteView to) const {
   }
 }
 
+DirtyData DirtyData::overlapping(std::uint64_t from, std::uint64_t to) const {
+  DirtyData found;
+  auto run = runs_.upper_bound(from);
+  if (run != runs_.begin()) --run;
+  for (; run != runs_.end() && run->first < to; ++run) {
+    if (run->first + run->second.size() > from) found.insert(run->first, run->second);
+  }
+  return found;
+}
+
 bool DirtyData::covers(std::uint64_t from, std::uint64_t to) const {
   std::uint64_t at = from;
   while (at < to) {

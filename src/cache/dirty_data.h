@@ -25,6 +25,8 @@ class DirtyData {
 
   // Copies what is here of [offset, offset + to.size()) over `to`.
   void overlay(std::uint64_t offset, MutableByteView to) const;
+  // The runs that overlap [from, to), whole.
+  DirtyData overlapping(std::uint64_t from, std::uint64_t to) const;
   // Whether all of [from, to) is here.
   bool covers(std::uint64_t from, std::uint64_t to) const;
 

@@ -48,6 +48,15 @@ TEST(DirtyData, KnowsWhatItCovers) {
   EXPECT_FALSE(data.covers(1, 6));
 }
 
+TEST(DirtyData, FindsTheRunsThatOverlapARange) {
+  DirtyData data;
+  for (const std::uint64_t at : {0, 10, 20, 30}) data.insert(at, text("xxxx"));
+  EXPECT_EQ(data.overlapping(13, 21).bytes(), 8u);
+  EXPECT_EQ(read(data.overlapping(13, 21), 8, 18), "..xxxx......xxxx..");
+  EXPECT_TRUE(data.overlapping(14, 20).empty());
+  EXPECT_TRUE(DirtyData().overlapping(0, 100).empty());
+}
+
 TEST(DirtyData, BehavesLikeAnArray) {
   std::mt19937_64 random(3);
   DirtyData data;

@@ -502,6 +502,10 @@ Task<Result<Bytes>> read_data(Core& core, InodeNumber inode, std::uint64_t offse
   if (offset >= size) co_return Bytes();
   length = std::min(length, size - offset);
   const Map map(block.bytes(), file);
+  // A lock that is downgraded is not waited for by readers: while this one waits for the disk, what
+  // is dirty can be written back, and what the disk returns may be older.
+  cache::DirtyData dirty;
+  if (file != nullptr) dirty = file->dirty.overlapping(offset, offset + length);
   std::vector<ReadPart> parts;
   Bytes result;
   if (map.is_inline()) {
@@ -534,7 +538,7 @@ Task<Result<Bytes>> read_data(Core& core, InodeNumber inode, std::uint64_t offse
     }
   }
   if (!parts.empty()) CO_TRY_STATUS(co_await core.cache.confirm_lease());
-  // The state may be gone by now only if it was clean.
+  dirty.overlay(offset, result);
   if (const FileState* now = core.find_file(inode)) now->dirty.overlay(offset, result);
   co_return result;
 }
