@@ -662,6 +662,12 @@ Task<Result<Bytes>> Kernel::fill_page(InodeNumber number, std::uint64_t offset,
   std::shared_ptr<Kept> kept;
   Result<Bytes> reply;
   for (;;) {
+    // A page's WRITE can be under way longer than the page is in the cache (fuse_readahead waits).
+    const auto is_written = [&] {
+      const auto written = inode.writing.lower_bound(first);
+      return written != inode.writing.end() && *written < first + pages;
+    };
+    while (is_written()) co_await inode.answered.next();
     const fs::Access access = co_await turn(number, RequestKind::read, &kept);
     if (access == fs::Access::normal) ++inode.reading;
     trace("sends READ", number, start);
