@@ -46,6 +46,9 @@ class NameWorkload final : public Workload {
       }
     }
     if (!violation().empty()) return violation();
+    for (const auto& [who, what] : errors_of_open_files_) {
+      if (!losers_.contains(who)) return what;
+    }
     std::string wrong = recorder_.check();
     if (wrong.empty()) wrong = check_whole();
     return wrong;
@@ -175,13 +178,20 @@ class NameWorkload final : public Workload {
     Bytes content(sizeof who);
     store(content.data(), who);
     auto written = co_await kernel.pwrite(descriptor, 0, content);
-    if (!written) co_return;
+    if (!written) co_return note_error(client->mount, written.error());
     for (std::uint64_t i = random_.below(4); i > 0; --i) {
       co_await pause_between_calls(*client);
       auto read = co_await kernel.pread(descriptor, 0, 100);
-      if (!read) co_return;
+      if (!read) co_return note_error(client->mount, read.error());
       if (*read != content) violate("an open file has lost its content");
     }
+  }
+
+  // Only who loses a lease may lose an open file. That he lost it is known later.
+  void note_error(std::size_t mount, const Error& error) {
+    errors_of_open_files_.emplace(
+        identity(mount), absl::StrCat("an open file cannot be used on mount", mount, " at ",
+                                      cluster_.simulation().now() / 1us, " us: ", error.message()));
   }
 
   Task<void> remove(std::size_t mount, std::string path) {
@@ -254,6 +264,7 @@ class NameWorkload final : public Workload {
 
   std::vector<NameOperation> history_;
   std::uint64_t unknown_identities_ = 0;
+  std::map<std::uint32_t, std::string> errors_of_open_files_;  // the first of each mount's life
 };
 
 }  // namespace

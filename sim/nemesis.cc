@@ -29,6 +29,8 @@ const char* trouble_name(Trouble trouble) {
       return "calm";
     case Trouble::all:
       return "all";
+    case Trouble::held_answer:
+      return "held_answer";
   }
   return "?";
 }
@@ -39,11 +41,23 @@ std::vector<Trouble> all_troubles() {
 }
 
 std::optional<Trouble> trouble_of(const std::string& name) {
-  for (const Trouble trouble : all_troubles()) {
+  std::vector<Trouble> named = all_troubles();
+  named.push_back(Trouble::held_answer);
+  for (const Trouble trouble : named) {
     if (name == trouble_name(trouble)) return trouble;
   }
   return std::nullopt;
 }
+
+namespace {
+
+// A server that is down may keep a mount waiting, and no more than that.
+bool costs_no_lease(Trouble trouble) {
+  return trouble == Trouble::none || trouble == Trouble::restart || trouble == Trouble::power ||
+         trouble == Trouble::calm;
+}
+
+}  // namespace
 
 Nemesis::Nemesis(Cluster& cluster, Workload* workload, Trouble trouble, RandomStream random,
                  Duration lease)
@@ -103,6 +117,8 @@ void Nemesis::strike() {
       return restart();
     case Trouble::power:
       return power();
+    case Trouble::held_answer:
+      return hold_answer_up();
     case Trouble::none:
     case Trouble::calm:
     case Trouble::all:
@@ -162,6 +178,33 @@ void Nemesis::partition_one_way_then_the_other(const std::string& mount,
     cluster_.network().cut(mount, server);
   });
   later(first + random_.between(lease_, lease_ * 2), &Nemesis::heal_network);
+}
+
+// The answer to a renewal is held up, and nothing gets to the server any more; then the answer
+// comes through, the last thing to do so. Who counts a lease from the answer believes in it for too
+// long.
+void Nemesis::hold_answer_up() {
+  const std::string& mount = cluster_.node(any_mount()).name();
+  const std::string& server = cluster_.server_node().name();
+  if (mount == server || cluster_.simulation().now() < held_up_until_) return;
+  SimNetwork& network = cluster_.network();
+  const Duration renewed = random_.between(lease_ / 8, lease_ / 4);
+  const Duration held = renewed + random_.between(lease_ / 8, lease_ / 4);
+  const Duration until = held + random_.between(lease_, lease_ * 2);
+  held_up_until_ = cluster_.simulation().now() + until;
+  network.cut(server, mount);
+  const auto then = [this](Duration when, auto what) {
+    cluster_.simulation().after(when, [this, what] {
+      if (!healed_) what();
+    });
+  };
+  then(renewed, [&network, mount, server] { network.cut(mount, server); });
+  then(held, [&network, mount, server] {
+    network.heal();
+    network.cut(mount, server);
+  });
+  then(held + lease_ / 20, [&network, mount, server] { network.cut(server, mount); });
+  later(until, &Nemesis::heal_network);
 }
 
 void Nemesis::heal_network() { cluster_.network().heal(); }
@@ -260,6 +303,10 @@ void Nemesis::watch() {
     if (status.rejoins != watched.rejoins && !status.rejoining) {
       rarely<"world: lease lost and joined again">();
       watched.rejoins = status.rejoins;
+      if (costs_no_lease(trouble_)) {
+        cluster_.simulation().violate(
+            absl::StrCat("mount", i, " has lost its lease, though nobody kept it from renewing"));
+      }
       if (workload_ != nullptr) workload_->lost(i, watched.healthy_at, now);
     }
     const clerk::ClerkStatus& clerk = status.clerk;

@@ -25,10 +25,11 @@ enum class Trouble {
   power,      // power cut of the server's machine
   calm,       // what no mount may lose anything by: network, short pauses, restart, power
   all,
+  held_answer,  // a renewal's answer is the last thing that gets through; only by its name
 };
 std::optional<Trouble> trouble_of(const std::string& name);
 const char* trouble_name(Trouble trouble);
-std::vector<Trouble> all_troubles();
+std::vector<Trouble> all_troubles();  // of which a seed draws one
 
 class Nemesis {
  public:
@@ -67,6 +68,7 @@ class Nemesis {
   void shake_network();
   void partition(bool is_short);
   void partition_one_way_then_the_other(const std::string& mount, const std::string& server);
+  void hold_answer_up();
   void pause(bool is_short);
   void crash();
   void restart();
@@ -85,6 +87,7 @@ class Nemesis {
   const Duration lease_;
   const NetworkOptions calm_options_;
   bool healed_ = false;
+  Duration held_up_until_{};
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for hooks that outlive us
   std::vector<Watched> watched_;
   std::vector<Dead> dead_;

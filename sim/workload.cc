@@ -103,11 +103,13 @@ std::string Recorder::check() const {
 
 void Workload::lost(std::size_t mount, Duration from, Duration until) {
   lost_something_ = true;
+  losers_.insert(identity(mount));
   recorder_.crashed(identity(mount), from, until);
 }
 
 std::uint32_t Workload::died(std::size_t mount, Duration from) {
   lost_something_ = true;
+  losers_.insert(identity(mount));
   recorder_.died(identity(mount), from);
   return identity(mount);
 }

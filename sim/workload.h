@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -122,7 +123,8 @@ class Workload {
   Recorder recorder_;
   std::uint64_t calls_ = 0;
   bool stopping_ = false;
-  bool lost_something_ = false;  // a mount may have
+  bool lost_something_ = false;     // a mount may have
+  std::set<std::uint32_t> losers_;  // identities of those that may have
   std::vector<std::unique_ptr<Client>> clients_;
   std::string violation_;
 };
