@@ -8,6 +8,7 @@
 // Threads: the executor's. Ownership: borrows what is in Core; outlives its operations.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <vector>
@@ -23,6 +24,9 @@ namespace plumeria::fs {
 struct FileSystemOptions {
   std::uint64_t dirty_data_max = 64ull << 20;  // bytes; writers wait beyond it
   Duration write_back_interval = 1s;
+  // What a request means by this number: the number may have been given to another file since the
+  // caller learned it. 0: whatever has it now.
+  std::function<std::uint64_t(InodeNumber)> generation_told;
 };
 
 // An open file or directory, as it survives the loss of a lease.
@@ -160,6 +164,10 @@ class FileSystem : public Operations {
   Task<bool> commit_oldest(TimePoint begun);
   Task<void> trimmer();
   Task<Status> commit_one(InodeNumber inode);
+  // The inode that a request names; Errc::stale if that is gone. Requires: its lock is held.
+  Task<Result<BlockRef>> load_named(InodeNumber inode);
+  // The same for a directory in which something is looked for or made: Errc::no_entry.
+  Task<Result<BlockRef>> load_parent(InodeNumber inode);
   Task<void> protect_handles(std::vector<Handle> handles);
   Status check_lost(InodeNumber inode) const;
   // While it lives, the lock of the inode is not given up: an operation runs under it without a

@@ -57,7 +57,7 @@ Task<Result<HandleId>> FileSystem::open(InodeNumber inode, std::uint32_t flags) 
   const Mode mode = opens_for_writing(flags) ? Mode::exclusive : Mode::shared;
   auto pin = co_await core_.clerk.acquire(inode_lock(inode), mode);
   if (!pin) co_return fail(std::move(pin).error());
-  auto block = co_await core_.load_inode(inode);
+  auto block = co_await load_named(inode);
   if (!block) co_return fail(std::move(block).error());
   co_return add_handle(inode, InodeView(block->bytes()).generation(), flags);
 }
@@ -155,7 +155,7 @@ Task<Result<FileSystem::DataHold>> FileSystem::hold_data(InodeNumber inode, Mode
 }
 
 Task<Result<Covered<Attributes>>> FileSystem::attributes(InodeNumber inode) {
-  auto block = co_await core_.load_inode(inode);
+  auto block = co_await load_named(inode);
   if (!block) co_return fail(std::move(block).error());
   Covered<Attributes> reply;
   reply.value = attributes_of(block->bytes(), core_.find_file(inode));
@@ -178,7 +178,7 @@ Task<Result<Covered<Attributes>>> FileSystem::setattr(InodeNumber inode, Changes
     if (!pin) co_return fail(std::move(pin).error());
     hold.pin = std::move(*pin);
   }
-  auto block = co_await core_.load_inode(inode);
+  auto block = co_await load_named(inode);
   if (!block) co_return fail(std::move(block).error());
   const InodeView view(block->bytes());
   if (changes.size) {
@@ -198,7 +198,7 @@ Task<Result<Covered<Attributes>>> FileSystem::setattr(InodeNumber inode, Changes
 // Requires: the inode is held exclusively.
 Task<Status> FileSystem::set_attributes(InodeNumber inode, const Changes& changes_by_reference) {
   const Changes changes = changes_by_reference;
-  auto block = co_await core_.load_inode(inode);
+  auto block = co_await load_named(inode);
   if (!block) co_return fail(std::move(block).error());
   auto reservation = co_await core_.log.reserve(operation_log_bytes, true);
   if (!reservation) co_return fail(std::move(reservation).error());
@@ -231,7 +231,7 @@ Task<Status> FileSystem::set_attributes(InodeNumber inode, const Changes& change
 Task<Result<std::string>> FileSystem::readlink(InodeNumber inode) {
   auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::shared);
   if (!pin) co_return fail(std::move(pin).error());
-  auto block = co_await core_.load_inode(inode);
+  auto block = co_await load_named(inode);
   if (!block) co_return fail(std::move(block).error());
   const InodeView view(block->bytes());
   if (!view.is_symlink()) co_return fail(Errc::invalid);
@@ -278,7 +278,7 @@ Task<Result<WriteReply>> FileSystem::write_as(WriteKind kind, InodeNumber inode,
   }
   auto hold = co_await hold_data(inode, Mode::exclusive, access);
   if (!hold) co_return fail(std::move(hold).error());
-  auto block = co_await core_.load_inode(inode);
+  auto block = co_await load_named(inode);
   if (!block) co_return fail(std::move(block).error());
   const InodeView view(block->bytes());
   if (!view.is_regular()) co_return fail(Errc::invalid);

@@ -77,7 +77,7 @@ Task<Result<FileSystem::PinnedChild>> FileSystem::pin_child(InodeNumber parent,
     auto pin = co_await core_.clerk.acquire(inode_lock(parent), mode);
     if (!pin) co_return fail(std::move(pin).error());
     result.directory_pin = std::move(*pin);
-    auto directory = co_await core_.load_inode(parent);
+    auto directory = co_await load_parent(parent);
     if (!directory) co_return fail(std::move(directory).error());
     result.directory = std::move(*directory);
     CO_TRY_STATUS(check_parent(result.directory.bytes()));
@@ -115,6 +115,25 @@ Task<Result<FileSystem::PinnedChild>> FileSystem::pin_child(InodeNumber parent,
     result.child = std::move(*child);
     co_return result;
   }
+}
+
+Task<Result<BlockRef>> FileSystem::load_named(InodeNumber inode) {
+  auto block = co_await core_.load_inode(inode);
+  if (!block) co_return block;
+  const std::uint64_t meant = options_.generation_told ? options_.generation_told(inode) : 0;
+  if (meant != 0 && meant != InodeView(block->bytes()).generation()) {
+    rarely<"fs: an inode number means another file than before">();
+    co_return fail(Errc::stale, absl::StrCat("inode ", raw(inode)));
+  }
+  co_return block;
+}
+
+Task<Result<BlockRef>> FileSystem::load_parent(InodeNumber inode) {
+  auto block = co_await load_named(inode);
+  if (!block && block.error().code == Errc::stale) {
+    co_return fail(Errc::no_entry, absl::StrCat("directory ", raw(inode), " was removed"));
+  }
+  co_return block;
 }
 
 void FileSystem::forget(InodeNumber inode) {
@@ -162,7 +181,7 @@ Task<Result<Covered<Attributes>>> FileSystem::make(InodeNumber parent, std::stri
     if (!reservation) co_return fail(std::move(reservation).error());
     auto directory_pin = co_await core_.clerk.acquire(inode_lock(parent), Mode::exclusive);
     if (!directory_pin) co_return fail(std::move(directory_pin).error());
-    auto directory = co_await core_.load_inode(parent);
+    auto directory = co_await load_parent(parent);
     if (!directory) co_return fail(std::move(directory).error());
     CO_TRY_STATUS(check_parent(directory->bytes()));
     auto place = co_await find_name(core_, *directory, name);
@@ -291,10 +310,10 @@ Task<Result<Covered<Attributes>>> FileSystem::link(InodeNumber inode, InodeNumbe
     if (!pin) co_return fail(std::move(pin).error());
     reply.pins.push_back(std::move(*pin));
   }
-  auto directory = co_await core_.load_inode(parent);
+  auto directory = co_await load_parent(parent);
   if (!directory) co_return fail(std::move(directory).error());
   CO_TRY_STATUS(check_parent(directory->bytes()));
-  auto target = co_await core_.load_inode(inode);
+  auto target = co_await load_named(inode);
   if (!target) co_return fail(std::move(target).error());
   const InodeView view(target->bytes());
   if (view.is_directory()) co_return fail(Errc::not_permitted);
@@ -412,11 +431,13 @@ Task<Result<Covered<std::vector<DirectoryEntry>>>> FileSystem::readdir(InodeNumb
                                                                        std::size_t max, bool plus) {
   auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::shared);
   if (!pin) co_return fail(std::move(pin).error());
-  auto directory = co_await core_.load_inode(inode);
+  auto directory = co_await load_named(inode);
+  Covered<std::vector<DirectoryEntry>> reply;
+  // Somebody's working directory that was removed elsewhere is empty, as one removed here.
+  if (!directory && directory.error().code == Errc::stale) co_return reply;
   if (!directory) co_return fail(std::move(directory).error());
   const InodeView view(directory->bytes());
   if (!view.is_directory()) co_return fail(Errc::not_directory);
-  Covered<std::vector<DirectoryEntry>> reply;
   reply.pins.push_back(std::move(*pin));
   if (view.links() == 0) co_return reply;
   const auto add = [&reply](std::string name, InodeNumber number, std::uint32_t type,

@@ -62,7 +62,7 @@ Task<Result<FileSystem::RenamePeek>> FileSystem::peek_rename(const RenameRequest
                        std::string name) -> Task<Result<std::optional<FoundName>>> {
     auto pin = co_await self.core_.clerk.acquire(inode_lock(parent), Mode::shared);
     if (!pin) co_return fail(std::move(pin).error());
-    auto directory = co_await self.core_.load_inode(parent);
+    auto directory = co_await self.load_parent(parent);
     if (!directory) co_return fail(std::move(directory).error());
     if (!InodeView(directory->bytes()).is_directory()) co_return fail(Errc::not_directory);
     auto found = co_await find_name(self.core_, *directory, name);
@@ -134,9 +134,9 @@ Task<Result<bool>> FileSystem::try_rename(const RenameRequest& request, const Re
     if (!pin) co_return fail(std::move(pin).error());
     pins.push_back(std::move(*pin));
   }
-  auto from = co_await core_.load_inode(request.parent);
+  auto from = co_await load_parent(request.parent);
   if (!from) co_return fail(std::move(from).error());
-  auto to = co_await core_.load_inode(request.new_parent);
+  auto to = co_await load_parent(request.new_parent);
   if (!to) co_return fail(std::move(to).error());
   if (InodeView(to->bytes()).links() == 0) co_return fail(Errc::no_entry);
   auto old_place = co_await find_name(core_, *from, request.name);

@@ -89,7 +89,10 @@ void KernelCache::release(fs::InodeNumber inode) {
 void KernelCache::answer(const std::vector<std::uint64_t>& uniques, fs::Access access) {
   for (const std::uint64_t unique : uniques) {
     const auto found = turns_.find(unique);
-    CHECK(found != turns_.end());
+    if (found == turns_.end()) {
+      CHECK(stopped_);  // which has answered it
+      continue;
+    }
     found->second.set(access);
     turns_.erase(found);
   }
@@ -105,6 +108,15 @@ void KernelCache::answer_under_revoke(fs::InodeNumber inode,
   answer(uniques, fs::Access::under_revoke);
 }
 
+std::string KernelCache::description(fs::InodeNumber inode) {
+  const auto answering = answering_.find(inode);
+  const Answering counts = answering == answering_.end() ? Answering() : answering->second;
+  return absl::StrCat("inode ", raw(inode), ": ", gates_[inode].description(), "; in work ",
+                      counts.executing, ", not replied ", counts.unreplied,
+                      settings_.contains(inode) ? ", size being set" : "",
+                      settling(inode) ? ", a write's pages being invalidated" : "");
+}
+
 bool KernelCache::executing_any(fs::InodeNumber inode) const {
   const auto found = answering_.find(inode);
   return found != answering_.end() && found->second.executing > 0;
@@ -115,7 +127,12 @@ bool KernelCache::executing_any(fs::InodeNumber inode) const {
 Task<void> KernelCache::wait_for_replies(fs::InodeNumber inode) {
   PageGate& pages = gates_[inode];
   TimePoint patience = executor_.now() + reply_patience;
+  TimePoint long_patience = executor_.now() + 1s;
   while (answering_.contains(inode) && !stopped_) {
+    if (executor_.now() > long_patience) {
+      long_patience += 60s;
+      log_warning(absl::StrCat("requests are not replied to of ", description(inode)));
+    }
     const TimerId timer = executor_.at(patience, [this] { answered_.notify_all(); });
     co_await answered_.next();
     executor_.cancel(timer);
@@ -128,16 +145,20 @@ Task<void> KernelCache::wait_for_replies(fs::InodeNumber inode) {
 
 Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   if (stopped_ || planted(Fault::kernel_invalidation_left_out)) co_return;
-  if (what.names) co_await drop_names(inode);
+  if (what.names && is_directory(inode)) co_await drop_names(inode);
   PageGate& gate = gates_[inode];  // It stays where it is, and is not idle until end_drop().
   drain_();
-  answer_under_revoke(inode, gate.begin_drop(what.pages, what.is_exclusive));
+  // Under a shared lock there are no pages while this mount has a writer: none to give up, and none
+  // to be given to READs, which could be stored into.
+  const bool writer = writable_.contains(inode);
+  const bool may_have_pages = what.pages && (what.is_exclusive || !writer);
+  answer_under_revoke(inode, gate.begin_drop(may_have_pages, what.is_exclusive));
   co_await wait_for_replies(inode);
   co_await wait_until_size_is_set(inode);
   co_await wait_until_pages_are_cut(inode);
   co_await wait_for_replies(inode);
   // Without a READ or WRITE since the last time, and without one who may write, there are no pages.
-  const bool pages = what.pages && (gate.may_have_pages() || writable_.contains(inode));
+  const bool pages = may_have_pages && (gate.may_have_pages() || writer);
   std::vector<Range> ranges = gate.begin_invalidation(pages);
   if (!ranges.empty()) {
     co_await drop_pages(inode, std::move(ranges));
@@ -220,6 +241,10 @@ Task<void> KernelCache::drop_pages(fs::InodeNumber inode, std::vector<Range> ran
   for (std::uint32_t round = 0; !ranges.empty() && !stopped_; ++round) {
     ++statistics_.rounds;
     co_await invalidate_round(inode, std::move(ranges));
+    if (round == 0) {
+      drain_();
+      answer_under_revoke(inode, pages.seen_writes());
+    }
     co_await wait_for_replies(inode);
     // Who was answered comes back at once for the page that it just lost. With its new READ here,
     // that page is no longer ours to drop.
@@ -246,10 +271,15 @@ Task<void> KernelCache::invalidate_round(fs::InodeNumber inode, std::vector<Rang
     std::vector<Bytes> messages;
     for (const Range& range : ranges) messages.push_back(forget_range(inode, range));
     const auto job = Watch::start(notifier_, watch, std::move(messages));
+    TimePoint patience = executor_.now() + 1s;
     while (!watch->done) {
       co_await Watch::wait(&executor_, watch);
       if (watch->done) break;
       drain_();
+      if (executor_.now() > patience) {
+        patience += 60s;
+        log_warning(absl::StrCat("the kernel does not let go of pages of ", description(inode)));
+      }
       if (executing_any(inode)) continue;  // What we answer already may be what blocks.
       if (!Notifier::sleeps_without_progress(*job)) continue;
       ++statistics_.blocked;
@@ -558,13 +588,28 @@ Task<void> KernelCache::wait_until_size_is_set(fs::InodeNumber inode) {
   }
 }
 
-bool KernelCache::looked_up(fs::InodeNumber inode) { return ++lookups_[inode] == 1; }
+bool KernelCache::looked_up(fs::InodeNumber inode, std::uint64_t generation, bool is_directory) {
+  Lookups& lookups = lookups_[inode];
+  lookups.generation = generation;
+  lookups.is_directory = is_directory;
+  return ++lookups.count == 1;
+}
+
+bool KernelCache::is_directory(fs::InodeNumber inode) const {
+  const auto found = lookups_.find(inode);
+  return inode == fs::root_inode || (found != lookups_.end() && found->second.is_directory);
+}
+
+std::uint64_t KernelCache::generation_told(fs::InodeNumber inode) const {
+  const auto found = lookups_.find(inode);
+  return found == lookups_.end() ? 0 : found->second.generation;
+}
 
 bool KernelCache::forgotten(fs::InodeNumber inode, std::uint64_t count) {
   const auto found = lookups_.find(inode);
   if (found == lookups_.end()) return false;
-  if (found->second > count) {
-    found->second -= count;
+  if (found->second.count > count) {
+    found->second.count -= count;
     return false;
   }
   lookups_.erase(found);
@@ -639,7 +684,7 @@ Task<bool> KernelCache::drop_everything(TimePoint deadline) {
   std::vector<fs::InodeNumber> all;
   all.reserve(lookups_.size() + 1);
   all.push_back(fs::root_inode);
-  for (const auto& [inode, count] : lookups_) all.push_back(inode);
+  for (const auto& [inode, lookups] : lookups_) all.push_back(inode);
   std::sort(all.begin(), all.end());
   std::vector<Bytes> plain;
   auto waiting = std::make_shared<Watch>(executor_);

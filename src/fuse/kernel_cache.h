@@ -112,7 +112,8 @@ class KernelCache final : public mount::KernelCache {
 
   // Lookup counts: each reply that names an inode adds one, FORGET takes them away.
   // Whether this is the first.
-  bool looked_up(fs::InodeNumber inode);
+  bool looked_up(fs::InodeNumber inode, std::uint64_t generation, bool is_directory);
+  std::uint64_t generation_told(fs::InodeNumber inode) const override;
   // Whether that was the last.
   bool forgotten(fs::InodeNumber inode, std::uint64_t count);
   // Handles, by the flags of open(2).
@@ -144,9 +145,12 @@ class KernelCache final : public mount::KernelCache {
   void forget_gate_if_idle(fs::InodeNumber inode);
   void answer(const std::vector<std::uint64_t>& uniques, fs::Access access);
   bool executing_any(fs::InodeNumber inode) const;
+  std::string description(fs::InodeNumber inode);  // for a log line
   Task<void> wait_for_replies(fs::InodeNumber inode);
   void answer_under_revoke(fs::InodeNumber inode, const std::vector<std::uint64_t>& uniques);
   bool known(fs::InodeNumber inode) const { return lookups_.contains(inode); }
+  // Names are dropped without a thread of their own, which only a directory allows.
+  bool is_directory(fs::InodeNumber inode) const;
 
   Task<void> drop_names(fs::InodeNumber inode);
   Task<void> drop_pages(fs::InodeNumber inode, std::vector<Range> ranges);
@@ -174,7 +178,11 @@ class KernelCache final : public mount::KernelCache {
   bool stopped_ = false;
 
   absl::node_hash_map<fs::InodeNumber, PageGate> gates_;          // never iterated
-  absl::flat_hash_map<fs::InodeNumber, std::uint64_t> lookups_;   // iterated only to collect
+  struct Lookups {
+    std::uint64_t count = 0, generation = 0;
+    bool is_directory = false;
+  };
+  absl::flat_hash_map<fs::InodeNumber, Lookups> lookups_;         // iterated only to collect
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> writable_;  // open handles that may write
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> mappable_;  // of those, which may be mapped
   std::map<std::uint64_t, Promise<fs::Access>> turns_;            // kept requests

@@ -1,5 +1,7 @@
 #include "fuse/page_gate.h"
 
+#include <absl/strings/str_cat.h>
+
 #include <algorithm>
 
 #include "base/check.h"
@@ -94,7 +96,14 @@ std::vector<std::uint64_t> PageGate::begin_drop(bool reads, bool changes) {
     const std::vector<std::uint64_t> some = take(kind);
     first.insert(first.end(), some.begin(), some.end());
   }
+  const std::vector<std::uint64_t> writes = seen_writes();
+  first.insert(first.end(), writes.begin(), writes.end());
   return first;
+}
+
+std::vector<std::uint64_t> PageGate::seen_writes() {
+  if (!may_change_) return {};
+  return take(DataKind::write);
 }
 
 std::vector<Range> PageGate::begin_invalidation(bool everything) {
@@ -125,7 +134,7 @@ std::vector<Range> PageGate::next_round() {
   for (const DataRequest& request : kept_) {
     if (request.kind == DataKind::read) touched_.remove(pages_touched(request.range));
   }
-  // What a kept WRITE has put into its pages is not yet ordered, and its neighbours may be stale.
+  // The same of a page that a kept WRITE fills in part would be wrong: its neighbours may be stale.
   std::vector<Range> again = touched_.ranges();
   touched_.clear();
   return again;
@@ -174,7 +183,12 @@ void PageGate::replying(const DataRequest& request) {
     case DataKind::truncate:
       break;
   }
-  if (drops_ > 0) touched_.add(pages_touched(request.range));
+  // A page that a WRITE fills in part, the kernel has up to date only if a READ filled it; and that
+  // READ is remembered, or the page goes with the round that runs.
+  const bool in_part = request.kind == DataKind::write && dropping_everything_;
+  if (drops_ > 0) {
+    touched_.add(in_part ? pages_covered(request.range) : pages_touched(request.range));
+  }
 }
 
 std::vector<PageGate::OwnRange> PageGate::invalidate_before_reply(const DataRequest& request,
@@ -215,6 +229,18 @@ std::vector<PageGate::OwnRange> PageGate::invalidate_before_reply(const DataRequ
   }
   std::erase_if(result, [](const OwnRange& r) { return r.range.empty(); });
   return result;
+}
+
+std::string PageGate::description() const {
+  std::size_t reads = 0, writes = 0, truncates = 0;
+  for (const DataRequest& request : kept_) {
+    reads += request.kind == DataKind::read;
+    writes += request.kind == DataKind::write || request.kind == DataKind::direct_write;
+    truncates += request.kind == DataKind::truncate;
+  }
+  return absl::StrCat("kept ", reads, " reads, ", writes, " writes, ", truncates,
+                      " truncates; under way ", under_way_, ", drops ", drops_,
+                      may_change_ ? " of an exclusive lock" : " of a shared lock");
 }
 
 std::vector<std::uint64_t> PageGate::take(DataKind kind) {

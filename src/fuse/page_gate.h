@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "fuse/wire.h"
@@ -74,11 +75,14 @@ class PageGate {
 
   void hold();
   // Returns what has been kept so far and is answered before the first invalidation: mapped dirty
-  // pages, and what tells the kernel a size. (It ignores a size that it asked for before an
+  // pages, WRITEs (whose bytes are in the kernel's pages, where others of this mount may have read
+  // them), and what tells the kernel a size. (It ignores a size that it asked for before an
   // invalidation and is told after it; see docs/kernel.md, "Sizes".) `reads`: READs too; not if
   // nothing is going to be invalidated. `changes`: the lock that goes is held exclusively, so that
   // what changes the file may be answered under it as well.
   std::vector<std::uint64_t> begin_drop(bool reads, bool changes);
+  // WRITEs that came since, whose pages others may have read until they were invalidated.
+  std::vector<std::uint64_t> seen_writes();
   // Those have been answered. The ranges to invalidate: `everything`, or what they touched.
   std::vector<Range> begin_invalidation(bool everything);
   // The invalidation makes no progress: the kept requests to answer under the lock, first those
@@ -105,6 +109,8 @@ class PageGate {
 
   // The kernel may be about to cut pages off: what a WRITE puts into them may be lost.
   void disturb() { disturbed_ = true; }
+
+  std::string description() const;  // for a log line
 
   bool holding() const { return holds_ > 0; }
   bool dropping() const { return drops_ > 0; }

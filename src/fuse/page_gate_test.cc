@@ -92,7 +92,7 @@ TEST(PageGateTest, WhatTellsSizesIsAnsweredBeforeTheInvalidation) {
   EXPECT_EQ(gate.arrives(request(1, DataKind::read, 0, 4096)), Verdict::keep);
   EXPECT_EQ(gate.arrives(request(2, DataKind::attributes, 0, 0)), Verdict::keep);
   EXPECT_EQ(gate.arrives(request(3, DataKind::write, 0, 10)), Verdict::keep);
-  EXPECT_THAT(gate.begin_drop(true, true), ElementsAre(2, 1));
+  EXPECT_THAT(gate.begin_drop(true, true), ElementsAre(2, 1, 3));
   EXPECT_EQ(gate.arrives(request(4, DataKind::attributes, 0, 0)), Verdict::run_under_revoke);
   EXPECT_EQ(gate.arrives(request(5, DataKind::read, 0, 4096)), Verdict::keep);
 }
@@ -108,6 +108,25 @@ TEST(PageGateTest, PagesOfReadsThatWereAnsweredFirstAreDroppedEvenIfOthersStay) 
   gate.replying(read);
   EXPECT_THAT(gate.begin_invalidation(false), ElementsAre(Range{4096, 8192}));
   EXPECT_THAT(gate.next_round(), IsEmpty());
+}
+
+// Else whoever writes a page in part, again and again, would keep the lock for ever: each of his
+// WRITEs locks the page, is answered because it blocks, and asks for another round.
+TEST(PageGateTest, AWriteOfAPartNeedsNoFurtherRound) {
+  PageGate gate;
+  gate.hold();
+  gate.begin_drop(true, true);
+  EXPECT_THAT(gate.begin_invalidation(true), ElementsAre(Range()));
+  const DataRequest part = request(1, DataKind::write, 0, 8);
+  gate.arrives(part);
+  EXPECT_THAT(gate.seen_writes(), ElementsAre(1));
+  gate.replying(part);
+  EXPECT_THAT(gate.next_round(), IsEmpty());
+  const DataRequest whole = request(2, DataKind::write, 0, 4096 + 8);
+  gate.arrives(whole);
+  EXPECT_THAT(gate.blocked(), ElementsAre(2));
+  gate.replying(whole);
+  EXPECT_THAT(gate.next_round(), ElementsAre(Range{0, 4096}));
 }
 
 TEST(PageGateTest, AnswersReadsThenTruncatesThenWrites) {

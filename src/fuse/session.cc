@@ -518,7 +518,8 @@ Task<void> Session::create(Request request, std::string name, fuse_create_in in)
   out.open.fh = raw(made->handle);
   out.open.open_flags = open_flags_for(in.flags);
   const fs::InodeNumber inode = made->entry.value.inode;
-  cache_.inode_told(inode, made->entry.value.size, cache_.looked_up(inode));
+  const bool is_new = cache_.looked_up(inode, made->entry.value.generation, false);
+  cache_.inode_told(inode, made->entry.value.size, is_new);
   opened(inode, in.flags);
   if (reply_with(request, out) == 0) co_return;
   // Nobody waits for it any more, so nobody will release or forget it.
@@ -560,7 +561,8 @@ Task<void> Session::readdir(Request request, fuse_read_in in, bool plus) {
     if (named) told.push_back(&*entry.attributes);
   }
   for (const fs::Attributes* attributes : told) {
-    const bool is_new = cache_.looked_up(attributes->inode);
+    const bool is_new = cache_.looked_up(attributes->inode, attributes->generation,
+                                         S_ISDIR(attributes->mode));
     if (S_ISREG(attributes->mode)) cache_.inode_told(attributes->inode, attributes->size, is_new);
   }
   if (reply(request, out.data(), out.size()) == 0) {
@@ -957,11 +959,8 @@ void Session::reply_status(const Request& request, const Status& status) {
 
 int Session::reply_entry(const Request& request, const fuse_entry_out& entry) {
   const fs::InodeNumber inode{entry.nodeid};
-  if (S_ISREG(entry.attr.mode)) {
-    cache_.inode_told(inode, entry.attr.size, cache_.looked_up(inode));
-  } else {
-    cache_.looked_up(inode);
-  }
+  const bool is_new = cache_.looked_up(inode, entry.generation, S_ISDIR(entry.attr.mode));
+  if (S_ISREG(entry.attr.mode)) cache_.inode_told(inode, entry.attr.size, is_new);
   if (entry.attr_valid != 0) cache_.attributes_told(inode);
   const int error = reply_with(request, entry);
   if (error != 0) forget(entry.nodeid, 1);

@@ -21,7 +21,8 @@ namespace plumeria::mount {
 struct What {
   bool attributes = false;
   bool pages = false;
-  bool names = false;  // a directory: its entries, present and absent, and its listing
+  // If it is a directory: its entries, present and absent, and its listing.
+  bool names = false;
   // The lock that goes is held exclusively: WRITEs and truncates, too, may be answered under it.
   bool is_exclusive = false;
 };
@@ -35,6 +36,8 @@ class KernelCache {
   // Names, attributes and pages of everything that is not being dropped, as far as it can be done
   // before `deadline` (docs/protocol.md, "Leases"); what is left goes on by itself. True: all done.
   virtual Task<bool> drop_everything(TimePoint deadline) = 0;
+  // Of the inode that the kernel knows by this number; 0: it knows none, or there is no saying.
+  virtual std::uint64_t generation_told(fs::InodeNumber) const { return 0; }
 };
 
 }  // namespace plumeria::mount

@@ -114,6 +114,9 @@ Task<Result<std::unique_ptr<Session>>> Mount::State::new_session(Duration give_u
   fs::FileSystemOptions fs_options;
   fs_options.dirty_data_max = std::max<std::uint64_t>(options.cache_size / 4, 4u << 20);
   fs_options.write_back_interval = options.write_back_interval;
+  fs_options.generation_told = [this](fs::InodeNumber inode) {
+    return kernel.generation_told(inode);
+  };
   fresh->file_system = std::make_unique<fs::FileSystem>(world, disk, *fresh->log, *fresh->cache,
                                                         *fresh->clerk, superblock, fs_options);
   co_return fresh;

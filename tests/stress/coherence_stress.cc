@@ -33,6 +33,7 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -1009,6 +1010,12 @@ void add_locks() {
   add("locks.killed", [] { locks_killed(folders[1] + "/killed"); });
 }
 
+void add_folder() {
+  const std::string work = "/stress." + std::to_string(getpid());
+  must(mkdir((folders[0] + work).c_str(), 0755) == 0, "mkdir");
+  for (std::string& folder : folders) folder += work;
+}
+
 // ---- the parent
 
 struct Running {
@@ -1060,6 +1067,24 @@ bool find_stall(const std::vector<Running>& running) {
     stalled = true;
   }
   return stalled;
+}
+
+// Files are made before anybody works, so nobody is late then but the file system.
+void prepare(const std::vector<void (*)()>& parts) {
+  constexpr std::uint64_t patience_ms = 10 * stall_limit_ms;
+  std::atomic<bool> done = false;
+  std::thread watcher([&done] {
+    const std::uint64_t began = now_ms();
+    while (!done) {
+      usleep(20000);
+      if (now_ms() - began < patience_ms) continue;
+      std::fprintf(stderr, "STALL before the start: %s\n", heartbeat->what.load());
+      _exit(3);
+    }
+  });
+  for (void (*part)() : parts) part();
+  done = true;
+  watcher.join();
 }
 
 bool end_all(std::vector<Running>& running) {
@@ -1178,16 +1203,17 @@ int main(int argc, char** argv) {
   shared = share<Shared>();
   heartbeat = &shared->heartbeats[workers_max - 1];
   random_state = seed + 1;
-  const std::string work = "/stress." + std::to_string(getpid());
-  must(mkdir((folders[0] + work).c_str(), 0755) == 0, "mkdir");
-  for (std::string& folder : folders) folder += work;
+  std::vector<void (*)()> parts{add_folder};
   const std::pair<const char*, void (*)()> all[] = {
       {"pages", add_pages}, {"model", add_model},       {"append", add_append},
       {"sizes", add_sizes}, {"truncate", add_truncate}, {"names", add_names},
       {"locks", add_locks},
   };
   for (const auto& [name, add_it] : all) {
-    if (("," + only + ",").find("," + std::string(name) + ",") != std::string::npos) add_it();
+    if (("," + only + ",").find("," + std::string(name) + ",") != std::string::npos) {
+      parts.push_back(add_it);
+    }
   }
+  prepare(parts);
   return run(seconds, seed, end_at_first);
 }
