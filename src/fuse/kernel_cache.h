@@ -177,7 +177,7 @@ class KernelCache final : public mount::KernelCache {
   bool has_epoch_ = false;
   bool stopped_ = false;
 
-  absl::node_hash_map<fs::InodeNumber, PageGate> gates_;          // never iterated
+  absl::node_hash_map<fs::InodeNumber, PageGate> gates_;  // never iterated
   struct Lookups {
     std::uint64_t count = 0, generation = 0;
     bool is_directory = false;

@@ -561,8 +561,8 @@ Task<void> Session::readdir(Request request, fuse_read_in in, bool plus) {
     if (named) told.push_back(&*entry.attributes);
   }
   for (const fs::Attributes* attributes : told) {
-    const bool is_new = cache_.looked_up(attributes->inode, attributes->generation,
-                                         S_ISDIR(attributes->mode));
+    const bool is_new =
+        cache_.looked_up(attributes->inode, attributes->generation, S_ISDIR(attributes->mode));
     if (S_ISREG(attributes->mode)) cache_.inode_told(attributes->inode, attributes->size, is_new);
   }
   if (reply(request, out.data(), out.size()) == 0) {
