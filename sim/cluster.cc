@@ -220,6 +220,7 @@ void Cluster::start_mount(std::size_t mount) {
   mount_options.label = absl::StrCat("mount", mount);
   mount_options.grant_observer = slot.checker.get();
   mount_options.cache_size = options_.cache_size;
+  mount_options.trim_log_above = options_.trim_log_above;
   mount_options.join_timeout = 20s;
   mount_options.write_back_interval = 500ms;
   const std::uint64_t seed = random_.next();

@@ -37,6 +37,7 @@ struct ClusterOptions {
   Duration lease = 2s;
   std::uint64_t log_size = wal::log_size_min;
   std::uint64_t cache_size = 16ull << 20;
+  double trim_log_above = wal::trim_above_default;
   std::uint64_t event_budget = 50'000'000;
   SimulationOptions simulation;  // its seed and event budget are those above
   NetworkOptions network;

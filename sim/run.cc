@@ -24,6 +24,8 @@ ClusterOptions cluster_options(const RunOptions& options) {
   if (options.embedded) cluster.mounts = 1;
   // Now and then a cache so small that blocks come and go.
   if (random.chance(1, 4)) cluster.cache_size = 1u << 20;
+  // And often a log that is trimmed so soon that a crash finds little of it.
+  if (random.chance(1, 3)) cluster.trim_log_above = random.chance(1, 2) ? 0.02 : 0.1;
   return cluster;
 }
 

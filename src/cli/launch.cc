@@ -5,6 +5,7 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/sinks/syslog_sink.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -91,6 +92,14 @@ std::string redirect(const std::string& log) {
   ::_exit(static_cast<int>(exit));
 }
 
+void take_priority(std::optional<int> nice) {
+  constexpr int usual = 0, ours = -10;
+  const int now = ::getpriority(PRIO_PROCESS, 0);
+  const int wanted = nice.value_or(now == usual ? ours : now);
+  if (wanted == now || ::setpriority(PRIO_PROCESS, 0, wanted) == 0) return;
+  log_info(absl::StrCat("runs at nice level ", now, ", not ", wanted, ": ", std::strerror(errno)));
+}
+
 // Returns an empty text or what went wrong.
 std::string write_pid_file(const std::string& path) {
   if (path.empty()) return {};
@@ -120,6 +129,11 @@ void add_launch_options(CLI::App& command, LaunchOptions& options) {
       ->capture_default_str();
   command.add_option("--pid-file", options.pid_file, "file that gets the number of the process")
       ->type_name("FILE");
+  command
+      .add_option("--nice", options.nice,
+                  "priority, -20 (first) to 19; without it -10, or what nice(1) has set")
+      ->check(CLI::Range(-20, 19))
+      ->type_name("N");
 }
 
 Launch::Launch(LaunchOptions options) : options_(std::move(options)) {
@@ -149,6 +163,7 @@ Launch::Launch(LaunchOptions options) : options_(std::move(options)) {
     if (wrong.empty() && ::chdir("/") != 0) wrong = "cannot change to /";
   }
   open_log(options_);
+  take_priority(options_.nice);
   if (wrong.empty()) wrong = write_pid_file(options_.pid_file);
   if (!wrong.empty()) {
     if (options_.foreground) complain(wrong);

@@ -6,8 +6,12 @@
 // has a session of its own, works in / and reads nothing; its messages go to the log file (or
 // syslog), what it prints on standard error too (a failed CHECK). Until ready() every warning and
 // error also reaches the terminal.
+//
+// On a busy machine a mount that waits for a processor keeps waiting everybody who wants its locks,
+// and at last loses its lease; so it goes before ordinary processes, if it may (CAP_SYS_NICE).
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -21,9 +25,10 @@ struct LaunchOptions {
   std::string log = "/var/log/plumeria.log";  // or "syslog"; unused in the foreground
   std::string pid_file;                       // empty: none
   std::string name;                           // in each line of the log
+  std::optional<int> nice;  // -20 to 19; without, -10 unless whoever starts us has set another
 };
 
-// Adds --foreground, --log and --pid-file.
+// Adds --foreground, --log, --pid-file and --nice.
 void add_launch_options(CLI::App& command, LaunchOptions& options);
 
 class Launch {

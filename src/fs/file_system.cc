@@ -189,12 +189,12 @@ Task<Result<wal::Reservation>> FileSystem::begin_change() {
 // Keeps the log and the cache from filling up: writes blocks to their places and trims.
 Task<void> FileSystem::trimmer() {
   while (!stopping_) {
-    if (core_.log.pressure() > 0.5 || core_.cache.pressure() > 0.5) {
+    if (core_.log.is_scarce() || core_.cache.pressure() > 0.5) {
       const Status status = co_await core_.cache.checkpoint();
       if (!status) {
         log_error(absl::StrCat("cannot write metadata back: ", status.error().message()));
         co_await sleep_for(core_.world, 1s);
-      } else if (co_await core_.log.sync_all(); core_.log.pressure() > 0.5) {
+      } else if (co_await core_.log.sync_all(); core_.log.is_scarce()) {
         // What remains belongs to operations that are under way.
         co_await sleep_for(core_.world, 10ms);
       }

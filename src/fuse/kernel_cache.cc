@@ -21,7 +21,7 @@ constexpr Duration unknown_inode_patience = 1s;
 constexpr Duration listing_patience = 200ms;
 constexpr Duration size_patience = 200ms, setter_patience = 2ms;
 constexpr std::uint32_t size_attempts = 4;
-constexpr std::size_t own_threads_max = 8, size_threads_max = 8;
+constexpr std::size_t own_threads_max = 8, size_threads_max = 64;
 constexpr std::size_t batch_size = 256;
 
 Bytes forget_range(fs::InodeNumber inode, Range range) {
@@ -538,10 +538,19 @@ const fs::Attributes* KernelCache::attributes_to_set(fs::InodeNumber inode, std:
 
 Task<void> KernelCache::wait_until_pages_are_cut(fs::InodeNumber inode) {
   const TimePoint patience = executor_.now() + size_patience;
-  while (!stopped_ && settings_.contains(inode) && executor_.now() < patience) {
+  while (!stopped_ && executor_.now() < patience) {
+    const auto found = settings_.find(inode);
+    if (found == settings_.end()) co_return;
+    const std::shared_ptr<Setting> setting = found->second;
     if (!executing_any(inode)) {
       drain_();
-      answer_under_revoke(inode, gates_[inode].blocked_reads());
+      const std::vector<std::uint64_t> reads = gates_[inode].blocked_reads();
+      // Nothing is answered under this lock that it may wait for: it goes on when the lock is back.
+      if (reads.empty() && !gates_[inode].may_read() && setting->answered &&
+          Notifier::sleeps_without_progress(*setting->job)) {
+        co_return;
+      }
+      answer_under_revoke(inode, reads);
     }
     co_await sleep_until(executor_, executor_.now() + Duration(50us));
   }

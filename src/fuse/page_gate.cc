@@ -89,6 +89,7 @@ void PageGate::hold() { ++holds_; }
 std::vector<std::uint64_t> PageGate::begin_drop(bool reads, bool changes) {
   CHECK(holds_ > 0);
   ++drops_;
+  may_read_ = reads;
   may_change_ = changes;
   std::vector<std::uint64_t> first;
   for (const DataKind kind : {DataKind::attributes, DataKind::read, DataKind::writepage}) {
@@ -121,10 +122,15 @@ std::vector<Range> PageGate::begin_invalidation(bool everything) {
 
 std::vector<std::uint64_t> PageGate::blocked() {
   CHECK(drops_ > 0);
-  std::vector<std::uint64_t> answers = take(DataKind::read);
+  std::vector<std::uint64_t> answers = blocked_reads();
   if (answers.empty() && may_change_) answers = take(DataKind::truncate);
   if (answers.empty() && may_change_) answers = take(DataKind::write);
   return answers;
+}
+
+std::vector<std::uint64_t> PageGate::blocked_reads() {
+  if (!may_read_) return {};
+  return take(DataKind::read);
 }
 
 std::vector<Range> PageGate::next_round() {
@@ -155,6 +161,8 @@ std::vector<std::uint64_t> PageGate::release() {
   CHECK(holds_ > 0);
   std::vector<std::uint64_t> all;
   if (--holds_ > 0) return all;
+  std::stable_partition(kept_.begin(), kept_.end(),
+                        [](const DataRequest& r) { return r.kind == DataKind::read; });
   for (const DataRequest& request : kept_) {
     all.push_back(request.unique);
     leaves(request);  // It arrives again.

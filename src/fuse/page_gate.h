@@ -77,9 +77,10 @@ class PageGate {
   // Returns what has been kept so far and is answered before the first invalidation: mapped dirty
   // pages, WRITEs (whose bytes are in the kernel's pages, where others of this mount may have read
   // them), and what tells the kernel a size. (It ignores a size that it asked for before an
-  // invalidation and is told after it; see docs/kernel.md, "Sizes".) `reads`: READs too; not if
-  // nothing is going to be invalidated. `changes`: the lock that goes is held exclusively, so that
-  // what changes the file may be answered under it as well.
+  // invalidation and is told after it; see docs/kernel.md, "Sizes".) `reads`: READs too, now and
+  // later; not under a shared lock that a writer has here, because their pages could be stored
+  // into. `changes`: the lock that goes is held exclusively, so that what changes the file may be
+  // answered under it as well.
   std::vector<std::uint64_t> begin_drop(bool reads, bool changes);
   // WRITEs that came since, whose pages others may have read until they were invalidated.
   std::vector<std::uint64_t> seen_writes();
@@ -89,11 +90,11 @@ class PageGate {
   // that hold up others. Empty if none of ours blocks it.
   std::vector<std::uint64_t> blocked();
   // The same, but READs only.
-  std::vector<std::uint64_t> blocked_reads() { return take(DataKind::read); }
+  std::vector<std::uint64_t> blocked_reads();
   // What is to be invalidated again, because requests were answered since the last call.
   std::vector<Range> next_round();
   void end_drop();
-  // Everything that is still kept: it starts over.
+  // Everything that is still kept: it starts over, READs first, for whose pages others may wait.
   std::vector<std::uint64_t> release();
 
   // A request's reply is about to be sent. Every request that arrived is told here once.
@@ -114,6 +115,8 @@ class PageGate {
 
   bool holding() const { return holds_ > 0; }
   bool dropping() const { return drops_ > 0; }
+  // Whether READs may be answered under the lock that goes.
+  bool may_read() const { return may_read_; }
   // Whether the kernel may have pages of this file, or is sending any.
   bool may_have_pages() const { return !cached_.empty() || data_under_way_ > 0; }
   bool may_have_cached(Range range = Range()) const { return cached_.overlaps(range); }
@@ -133,7 +136,7 @@ class PageGate {
   std::uint32_t drops_ = 0;
   // Arrived and not yet replied, the kept ones included; and those but GETATTRs.
   std::uint32_t under_way_ = 0, data_under_way_ = 0;
-  bool dropping_everything_ = false, may_change_ = false;
+  bool dropping_everything_ = false, may_read_ = false, may_change_ = false;
   bool disturbed_ = false;  // a page invalidation began or ended since the last WRITE's reply
 };
 

@@ -62,6 +62,23 @@ TEST(PageGateTest, UnderASharedLockOnlyReadsAreAnswered) {
   EXPECT_THAT(gate.blocked(), IsEmpty());
 }
 
+// A page that a READ was given could be stored into; and to invalidate it again would mean to wait
+// for a WRITE that cannot be answered under this lock.
+TEST(PageGateTest, UnderASharedLockWithAWriterNoReadIsAnswered) {
+  PageGate gate;
+  gate.hold();
+  gate.arrives(request(1, DataKind::write, 100, 200));
+  gate.arrives(request(2, DataKind::read, 0, 4096));
+  EXPECT_THAT(gate.begin_drop(false, false), IsEmpty());
+  gate.arrives(request(3, DataKind::read, 4096, 8192));
+  EXPECT_FALSE(gate.may_read());
+  EXPECT_THAT(gate.blocked(), IsEmpty());
+  EXPECT_THAT(gate.blocked_reads(), IsEmpty());
+  EXPECT_THAT(gate.begin_invalidation(false), IsEmpty());
+  gate.end_drop();
+  EXPECT_THAT(gate.release(), ElementsAre(2, 3, 1));
+}
+
 TEST(PageGateTest, RunsEverythingWhileNothingIsGivenUp) {
   PageGate gate;
   EXPECT_EQ(gate.arrives(request(1, DataKind::read, 0, 4096)), Verdict::run);

@@ -106,7 +106,8 @@ Task<Result<std::unique_ptr<Session>>> Mount::State::new_session(Duration give_u
   auto member = co_await fresh->clerk->join(give_up_after);
   if (!member) co_return fail(std::move(member).error());
   const lock::LeaseNumber lease = member->lease;
-  fresh->log = std::make_unique<wal::Log>(world, disk, member->slot, superblock.log_size, lease);
+  fresh->log = std::make_unique<wal::Log>(world, disk, member->slot, superblock.log_size, lease,
+                                          options.trim_log_above);
   CO_TRY_STATUS(co_await fresh->log->start());
   const std::uint64_t blocks = options.cache_size * 3 / 4 / (format::block_size + 256);
   fresh->cache =

@@ -31,6 +31,7 @@ struct MountOptions {
   std::uint64_t cache_size = 256ull << 20;  // bytes of metadata blocks and dirty data together
   Duration join_timeout = 30s;              // how long start() tries to reach the lock server
   Duration write_back_interval = 1s;        // the longest that a change stays in memory only
+  double trim_log_above = wal::trim_above_default;
   clerk::GrantObserver* grant_observer = nullptr;  // outlives the mount
 };
 

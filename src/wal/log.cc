@@ -46,8 +46,14 @@ struct RoomWaiter {
 }  // namespace
 
 struct Log::State : std::enable_shared_from_this<State> {
-  State(World w, disk::VirtualDisk& d, std::uint32_t s, std::uint64_t log_size, lock::LeaseNumber l)
-      : world(w), disk(d), slot(s), ring(log_size - log_ring_start), lease(l) {
+  State(World w, disk::VirtualDisk& d, std::uint32_t s, std::uint64_t log_size, lock::LeaseNumber l,
+        double above)
+      : world(w),
+        disk(d),
+        slot(s),
+        ring(log_size - log_ring_start),
+        lease(l),
+        trim_above(above) {
     header.slot = s;
     header.log_size = log_size;
   }
@@ -64,6 +70,7 @@ struct Log::State : std::enable_shared_from_this<State> {
     return std::min(1.0, static_cast<double>(used() + reserved) /
                              static_cast<double>(limit(/*for_revoke=*/false)));
   }
+  bool is_scarce() const { return pressure() > trim_above; }
   Task<Status> wait_for_room(std::uint64_t bytes, bool for_revoke);
   void admit();
   void give_back(std::uint64_t bytes);
@@ -90,6 +97,7 @@ struct Log::State : std::enable_shared_from_this<State> {
   const std::uint32_t slot;
   const std::uint64_t ring;
   const lock::LeaseNumber lease;
+  const double trim_above;
 
   std::optional<Error> sealed;
   LogHeader header;       // the newest durable one; what is before its start may be overwritten
@@ -117,7 +125,7 @@ struct Log::State : std::enable_shared_from_this<State> {
 
   Callback pressure_callback;
   bool pressure_posted = false;
-  bool above_half = false;
+  bool was_scarce = false;
   std::uint64_t syncs = 0, bytes_written = 0;
 };
 
@@ -157,13 +165,12 @@ void Log::State::give_back(std::uint64_t bytes) {
   CHECK(bytes <= reserved);
   reserved -= bytes;
   if (!sealed) admit();
-  above_half = pressure() > 0.5;
+  was_scarce = is_scarce();
 }
 
 void Log::State::usage_grew() {
-  const bool above = pressure() > 0.5;
-  if (above && !above_half) post_pressure();
-  above_half = above;
+  if (is_scarce() && !was_scarce) post_pressure();
+  was_scarce = is_scarce();
 }
 
 void Log::State::post_pressure() {
@@ -246,7 +253,7 @@ Task<void> Log::State::round() {
   ++syncs;
   for (const Promise<Status>& done : std::exchange(joined, {})) done.set(Status{});
   admit();
-  above_half = pressure() > 0.5;
+  was_scarce = is_scarce();
   if (!waiters.empty() || !revoke_waiters.empty()) {
     // What was trimmed while this round was under way can help them already.
     if (next_header.start > header.start) header_wanted = true;
@@ -393,7 +400,7 @@ void Log::State::trim(LogPosition last) {
     next_header.first = raw(next(chunk.last));
     chunks.pop_front();
   }
-  const bool scarce = pressure() > 0.5 || !waiters.empty() || !revoke_waiters.empty();
+  const bool scarce = is_scarce() || !waiters.empty() || !revoke_waiters.empty();
   if (scarce && next_header.start > header.start) {
     header_wanted = true;
     want_round();
@@ -407,10 +414,10 @@ Reservation::~Reservation() {
 }
 
 Log::Log(World world, disk::VirtualDisk& disk, std::uint32_t slot, std::uint64_t size,
-         lock::LeaseNumber lease) {
+         lock::LeaseNumber lease, double trim_above) {
   CHECK(size >= log_size_min && size % format::block_size == 0);
   CHECK(lease != lock::LeaseNumber::none);
-  state_ = std::make_shared<State>(world, disk, slot, size, lease);
+  state_ = std::make_shared<State>(world, disk, slot, size, lease, trim_above);
 }
 
 Log::~Log() = default;
@@ -485,6 +492,7 @@ LogPosition Log::end() const { return state_->end; }
 LogPosition Log::durable() const { return state_->durable; }
 LogPosition Log::trimmed() const { return state_->trimmed; }
 double Log::pressure() const { return state_->pressure(); }
+bool Log::is_scarce() const { return state_->is_scarce(); }
 void Log::on_pressure(Callback callback) { state_->pressure_callback = std::move(callback); }
 
 LogStatus Log::status() const {

@@ -42,6 +42,7 @@ constexpr std::uint64_t log_size_default = 64ull << 20;  // bytes
 constexpr std::uint64_t log_size_min = 1ull << 20;
 constexpr std::uint64_t record_size_max = 256u << 10;
 constexpr std::uint64_t record_overhead = format::record_overhead_max;
+constexpr double trim_above_default = 0.5;  // how full the log gets before it is trimmed
 
 class Log;
 
@@ -77,8 +78,9 @@ struct LogStatus {
 class Log {
  public:
   // `size` in bytes, a multiple of 4096, at least log_size_min: that of the store's superblock.
+  // `trim_above` is a pressure, from 0 to less than 1.
   Log(World world, disk::VirtualDisk& disk, std::uint32_t slot, std::uint64_t size,
-      lock::LeaseNumber lease);
+      lock::LeaseNumber lease, double trim_above = trim_above_default);
   ~Log();
   Log(const Log&) = delete;
   Log& operator=(const Log&) = delete;
@@ -120,11 +122,12 @@ class Log {
   LogPosition durable() const;
   LogPosition trimmed() const;  // last record of the last chunk trimmed
   LogStatus status() const;
-  // How full, from 0 to 1, with what is reserved; at 1 reserve() waits. The cache writes blocks
-  // back to trim above a half.
+  // How full, from 0 to 1, with what is reserved; at 1 reserve() waits.
   double pressure() const;
+  // It is time to write blocks back and to trim.
+  bool is_scarce() const;
   // Called (posted to the executor) when somebody waits for room, again after each round that did
-  // not help him, and when pressure passes one half.
+  // not help him, and when it becomes scarce.
   void on_pressure(Callback callback);
 
  private:

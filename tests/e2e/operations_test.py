@@ -83,11 +83,13 @@ class Setup(harness.Case):
         self.assertIn("lease", run(PLUMERIA, "status", point).stdout)
         run(PLUMERIA, "umount", point)
         address = f"127.0.0.1:{harness.free_port()}"
-        pid_file = self.world.folder / "pid"
+        pid_file, its_pid = self.world.folder / "pid", self.world.folder / "its-pid"
         run(PLUMERIA, "serve", store, "--listen", address, "--log", log, "--pid-file", pid_file)
         pid = int(pid_file.read_text())
+        self.assertEqual(os.getpriority(os.PRIO_PROCESS, pid), -10)
         try:
-            run(PLUMERIA, "mount", address, point, "--log", log)
+            run(PLUMERIA, "mount", address, point, "--log", log, "--nice", "3", "--pid-file", its_pid)
+            self.assertEqual(os.getpriority(os.PRIO_PROCESS, int(its_pid.read_text())), 3)
             self.assertEqual((point / "f").read_text(), "x")
             run(PLUMERIA, "umount", point)
         finally:
