@@ -326,23 +326,29 @@ Task<void> KernelCache::invalidate_own(fs::InodeNumber inode, DataRequest reques
                                        Range where_it_went) {
   ++statistics_.own_ranges;
   ++settling_[inode];
-  std::vector<Bytes> whole, parts;
+  std::vector<Bytes> whole;
+  std::vector<Range> parts;
   for (const auto& own : gates_[inode].invalidate_before_reply(request, where_it_went)) {
-    (own.may_wait_for_reply ? parts : whole).push_back(forget_range(inode, own.range));
+    if (own.may_wait_for_reply) {
+      parts.push_back(own.range);
+    } else {
+      whole.push_back(forget_range(inode, own.range));
+    }
   }
   if (!whole.empty()) co_await drop_batch(std::move(whole));
-  for (Bytes& part : parts) {
+  for (const Range part : parts) {
     auto watch = std::make_shared<Watch>(executor_);
     std::vector<Bytes> messages;
-    messages.push_back(std::move(part));
+    messages.push_back(forget_range(inode, part));
     const auto job = Watch::start(own_notifier_, watch, std::move(messages));
     while (!watch->done) {
       co_await Watch::wait(&executor_, watch);
       if (watch->done) break;
       drain_();
       // Then the WRITE itself keeps the page locked, which therefore is not up to date; or a READ
-      // does, which comes after the WRITE.
-      if (Notifier::sleeps_without_progress(*job)) break;
+      // does, which comes after the WRITE unless it is answered already.
+      if (!Notifier::sleeps_without_progress(*job)) continue;
+      if (!untaken_reads_.any(inode, part)) break;
     }
   }
   const auto settling = settling_.find(inode);
@@ -650,6 +656,7 @@ void KernelCache::listing_sent(fs::InodeNumber directory, std::uint32_t thread) 
 
 void KernelCache::thread_seen(std::uint32_t thread) {
   if (!listings_.empty()) listings_.erase(thread);
+  untaken_reads_.heard_from(thread);
 }
 
 Task<void> KernelCache::wait_until_listings_are_taken(fs::InodeNumber directory) {

@@ -23,6 +23,7 @@
 #include "fuse/page_gate.h"
 #include "fuse/size_belief.h"
 #include "fuse/thread_state.h"
+#include "fuse/untaken_reads.h"
 #include "mount/kernel_cache.h"
 
 namespace plumeria::fuse {
@@ -123,6 +124,10 @@ class KernelCache final : public mount::KernelCache {
   // The kernel was told attributes that it may believe until they are invalidated.
   void attributes_told(fs::InodeNumber inode) { told_.insert(inode); }
 
+  // A READ was answered: its thread may not have unlocked the page yet.
+  void read_sent(fs::InodeNumber inode, Range range, std::uint32_t thread) {
+    untaken_reads_.sent(thread, inode, range);
+  }
   // A listing was sent to this thread, which may not have put it into the cache yet.
   void listing_sent(fs::InodeNumber directory, std::uint32_t thread);
   // Any later request of the thread shows that it has.
@@ -195,7 +200,8 @@ class KernelCache final : public mount::KernelCache {
   Event answered_;                                                // one of those made progress
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> settling_;  // see settling(); never iterated
   Event settled_;
-  std::map<std::uint32_t, fs::InodeNumber> listings_;       // by thread
+  std::map<std::uint32_t, fs::InodeNumber> listings_;  // by thread
+  UntakenReads untaken_reads_;
   absl::flat_hash_map<fs::InodeNumber, SizeBelief> sizes_;  // never iterated
   struct Setting {
     fs::Attributes attributes;

@@ -760,6 +760,7 @@ Task<void> Session::read(Request request, fuse_read_in in) {
         cache_.size_told(request.inode, end);
       }
       reply(request, bytes->data(), bytes->size());
+      cache_.read_sent(request.inode, data.range, request.thread);
     } else {
       reply_error(request, bytes.error());
     }

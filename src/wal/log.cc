@@ -48,12 +48,7 @@ struct RoomWaiter {
 struct Log::State : std::enable_shared_from_this<State> {
   State(World w, disk::VirtualDisk& d, std::uint32_t s, std::uint64_t log_size, lock::LeaseNumber l,
         double above)
-      : world(w),
-        disk(d),
-        slot(s),
-        ring(log_size - log_ring_start),
-        lease(l),
-        trim_above(above) {
+      : world(w), disk(d), slot(s), ring(log_size - log_ring_start), lease(l), trim_above(above) {
     header.slot = s;
     header.log_size = log_size;
   }
