@@ -26,7 +26,8 @@ class ReferenceFileSystem final : public fs::Operations {
   Task<Result<fs::Covered<fs::Attributes>>> getattr_under_revoke(fs::InodeNumber inode) override {
     return getattr(inode);  // There are no locks here.
   }
-  Task<Result<fs::Covered<fs::Attributes>>> getattr_unless_revoked(fs::InodeNumber inode) override {
+  Task<Result<fs::Covered<fs::Attributes>>> getattr_unless_revoked(fs::InodeNumber inode,
+                                                                   lock::Mode) override {
     return getattr(inode);
   }
   Task<Result<fs::Covered<fs::Attributes>>> setattr(fs::InodeNumber inode, fs::Changes changes,

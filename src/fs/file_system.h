@@ -51,7 +51,7 @@ class FileSystem : public Operations {
   void forget(InodeNumber inode) override;
   Task<Result<Covered<Attributes>>> getattr(InodeNumber inode) override;
   Task<Result<Covered<Attributes>>> getattr_under_revoke(InodeNumber inode) override;
-  Task<Result<Covered<Attributes>>> getattr_unless_revoked(InodeNumber inode) override;
+  Task<Result<Covered<Attributes>>> getattr_unless_revoked(InodeNumber inode, Mode mode) override;
   Task<Result<Covered<Attributes>>> setattr(InodeNumber inode, Changes changes, Caller caller,
                                             Access access) override;
   Task<Result<std::string>> readlink(InodeNumber inode) override;

@@ -99,9 +99,9 @@ Task<Result<Covered<Attributes>>> FileSystem::getattr_under_revoke(InodeNumber i
   co_return co_await attributes(inode);
 }
 
-Task<Result<Covered<Attributes>>> FileSystem::getattr_unless_revoked(InodeNumber inode) {
+Task<Result<Covered<Attributes>>> FileSystem::getattr_unless_revoked(InodeNumber inode, Mode mode) {
   CO_TRY_STATUS(check_lost(inode));
-  auto hold = co_await hold_data(inode, Mode::shared, Access::normal);
+  auto hold = co_await hold_data(inode, mode, Access::normal);
   if (!hold) co_return fail(std::move(hold).error());
   auto reply = co_await attributes(inode);
   if (reply) reply->pins.push_back(std::move(hold->pin));

@@ -124,8 +124,10 @@ class Operations {
   // instead, where the kernel lets it, the kernel would ignore the size that it is told, and a
   // read(2) that asked for it would end too early or too late.)
   virtual Task<Result<Covered<Attributes>>> getattr_under_revoke(InodeNumber inode) = 0;
-  // The same for a request that may block a revoke; Errc::again if the lock is being given up.
-  virtual Task<Result<Covered<Attributes>>> getattr_unless_revoked(InodeNumber inode) = 0;
+  // The same for a request that may block a revoke, under a lock of that mode; Errc::again if the
+  // lock is being given up.
+  virtual Task<Result<Covered<Attributes>>> getattr_unless_revoked(InodeNumber inode,
+                                                                   lock::Mode mode) = 0;
   virtual Task<Result<Covered<Attributes>>> setattr(InodeNumber inode, Changes changes,
                                                     Caller caller, Access access) = 0;
   virtual Task<Result<std::string>> readlink(InodeNumber inode) = 0;

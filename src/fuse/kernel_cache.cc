@@ -447,6 +447,12 @@ bool KernelCache::may_believe_in_less(fs::InodeNumber inode, std::uint64_t size)
          !planted(Fault::fuse_size_told_once);
 }
 
+bool KernelCache::may_cut_pages(fs::InodeNumber inode) {
+  if (!writable_.contains(inode)) return true;
+  const PageGate* pages = gate(inode);
+  return pages != nullptr && pages->may_read();
+}
+
 Task<void> KernelCache::make_sure_of_size(fs::Attributes attributes) {
   const fs::InodeNumber inode = attributes.inode;
   co_await wait_for_setter(inode);
@@ -544,19 +550,10 @@ const fs::Attributes* KernelCache::attributes_to_set(fs::InodeNumber inode, std:
 
 Task<void> KernelCache::wait_until_pages_are_cut(fs::InodeNumber inode) {
   const TimePoint patience = executor_.now() + size_patience;
-  while (!stopped_ && executor_.now() < patience) {
-    const auto found = settings_.find(inode);
-    if (found == settings_.end()) co_return;
-    const std::shared_ptr<Setting> setting = found->second;
+  while (!stopped_ && settings_.contains(inode) && executor_.now() < patience) {
     if (!executing_any(inode)) {
       drain_();
-      const std::vector<std::uint64_t> reads = gates_[inode].blocked_reads();
-      // Nothing is answered under this lock that it may wait for: it goes on when the lock is back.
-      if (reads.empty() && !gates_[inode].may_read() && setting->answered &&
-          Notifier::sleeps_without_progress(*setting->job)) {
-        co_return;
-      }
-      answer_under_revoke(inode, reads);
+      answer_under_revoke(inode, gates_[inode].blocked_reads());
     }
     co_await sleep_until(executor_, executor_.now() + Duration(50us));
   }
@@ -689,6 +686,7 @@ Task<void> KernelCache::drop_one(fs::InodeNumber inode) {
   hold(inode);
   mount::What everything;
   everything.attributes = everything.pages = true;
+  everything.is_exclusive = true;  // or there are no pages, or nobody who changes them
   told_.insert(inode);
   co_await drop(inode, everything);
   release(inode);

@@ -99,6 +99,10 @@ class KernelCache final : public mount::KernelCache {
   bool is_sure_of_size(fs::InodeNumber inode, std::uint64_t size) const {
     return !may_believe_in_more(inode, size) && !may_believe_in_less(inode, size);
   }
+  // To make it believe in less cuts pages off, and for that READs of them must be answered: with a
+  // writer here under an exclusive lock only. Whether the lock that is given up allows it; without
+  // a revoke, whether any lock does.
+  bool may_cut_pages(fs::InodeNumber inode);
   // Makes it believe in these attributes' size, if it can be made to at all; the lock must not go
   // meanwhile. Pages beyond it may still be cut off when this is done: whoever waits has them
   // locked.

@@ -68,7 +68,8 @@ PageGate::Verdict PageGate::arrives(const DataRequest& request) {
   ++under_way_;
   if (request.kind != DataKind::attributes) ++data_under_way_;
   if (holds_ == 0 || planted(Fault::fuse_parked_request_blocks_revoke)) return Verdict::run;
-  const bool at_once = request.kind == DataKind::writepage || request.kind == DataKind::attributes;
+  const bool at_once = request.kind == DataKind::writepage ||
+                       (request.kind == DataKind::attributes && !request.waits);
   if (drops_ > 0 && at_once) return Verdict::run_under_revoke;
   kept_.push_back(request);
   return Verdict::keep;
@@ -254,7 +255,7 @@ std::string PageGate::description() const {
 std::vector<std::uint64_t> PageGate::take(DataKind kind) {
   std::vector<std::uint64_t> taken;
   std::erase_if(kept_, [&](const DataRequest& request) {
-    if (request.kind != kind) return false;
+    if (request.kind != kind || request.waits) return false;
     taken.push_back(request.unique);
     return true;
   });

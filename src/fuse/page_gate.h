@@ -63,6 +63,7 @@ struct DataRequest {
   std::uint64_t unique = 0;
   DataKind kind = DataKind::read;
   Range range;
+  bool waits = false;  // GETATTR: it cannot be answered under the lock that is given up
 };
 
 class PageGate {
@@ -115,8 +116,8 @@ class PageGate {
 
   bool holding() const { return holds_ > 0; }
   bool dropping() const { return drops_ > 0; }
-  // Whether READs may be answered under the lock that goes.
-  bool may_read() const { return may_read_; }
+  // Whether READs may be answered under a lock that is given up now.
+  bool may_read() const { return drops_ > 0 && may_read_; }
   // Whether the kernel may have pages of this file, or is sending any.
   bool may_have_pages() const { return !cached_.empty() || data_under_way_ > 0; }
   bool may_have_cached(Range range = Range()) const { return cached_.overlaps(range); }

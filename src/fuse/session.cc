@@ -425,9 +425,17 @@ Task<void> Session::lookup(Request request, std::string name) {
     co_await cache_.settled(inode);
     found = co_await operations_->lookup(request.inode, name);
   }
-  if (found && found->attributes &&
-      !cache_.is_sure_of_size(found->attributes->inode, found->attributes->size)) {
-    co_await cache_.make_sure_of_size(*found->attributes);
+  for (std::uint32_t times = 0; times < size_attempts && found && found->attributes; ++times) {
+    const fs::Attributes& attributes = *found->attributes;
+    const fs::InodeNumber inode = attributes.inode;
+    if (cache_.is_sure_of_size(inode, attributes.size)) break;
+    if (cache_.may_cut_pages(inode) || !cache_.may_believe_in_more(inode, attributes.size)) {
+      co_await cache_.make_sure_of_size(attributes);
+      break;
+    }
+    found->pins.clear();
+    co_await make_sure_of_size(inode, fs::Access::normal);
+    found = co_await operations_->lookup(request.inode, name);
   }
   if (!found) {
     reply_error(request, found.error());
@@ -584,15 +592,27 @@ Task<void> Session::getattr(Request request) {
   data.unique = request.unique;
   data.kind = DataKind::attributes;
   data.range = {0, 0};
-  const fs::Access access = co_await admitted(request.inode, data);
+  fs::Access access = co_await admitted(request.inode, data);
   for (bool made_sure = false;;) {
     Result<fs::Covered<fs::Attributes>> found;
-    if (access == fs::Access::under_revoke) {
+    if (data.waits) {
+      found = co_await operations_->getattr_unless_revoked(request.inode, lock::Mode::exclusive);
+    } else if (access == fs::Access::under_revoke) {
       found = co_await operations_->getattr_under_revoke(request.inode);
     } else {
       found = co_await operations_->getattr(request.inode);
     }
     cache_.executed(request.inode, access);
+    const bool must_wait = found && !data.waits && !cache_.may_cut_pages(request.inode) &&
+                           cache_.may_believe_in_more(request.inode, found->value.size);
+    if (must_wait || (!found && data.waits && found.error().code == Errc::again)) {
+      if (found) found->pins.clear();
+      cache_.replying(request.inode, data, access);
+      if (!must_wait) co_await sleep_until(executor_, executor_.now() + repeat_interval);
+      data.waits = true;
+      access = co_await admitted(request.inode, data);
+      continue;
+    }
     if (cache_.settling(request.inode)) {
       if (found) found->pins.clear();
       co_await cache_.settled(request.inode);
@@ -773,7 +793,9 @@ Task<void> Session::make_sure_of_size(fs::InodeNumber inode, fs::Access access) 
   if (access == fs::Access::under_revoke) {
     now = co_await operations_->getattr_under_revoke(inode);
   } else {
-    now = co_await operations_->getattr_unless_revoked(inode);
+    const lock::Mode mode =
+        cache_.may_cut_pages(inode) ? lock::Mode::shared : lock::Mode::exclusive;
+    now = co_await operations_->getattr_unless_revoked(inode, mode);
   }
   if (now) co_await cache_.make_sure_of_size(now->value);
 }

@@ -65,9 +65,10 @@ Task<Result<Covered<Attributes>>> Front::getattr_under_revoke(InodeNumber inode)
   return run<Result<Covered<Attributes>>>(
       [=](FileSystem& f) { return f.getattr_under_revoke(inode); }, Access::under_revoke);
 }
-Task<Result<Covered<Attributes>>> Front::getattr_unless_revoked(InodeNumber inode) {
+Task<Result<Covered<Attributes>>> Front::getattr_unless_revoked(InodeNumber inode,
+                                                                lock::Mode mode) {
   return run<Result<Covered<Attributes>>>(
-      [=](FileSystem& f) { return f.getattr_unless_revoked(inode); });
+      [=](FileSystem& f) { return f.getattr_unless_revoked(inode, mode); });
 }
 Task<Result<Covered<Attributes>>> Front::setattr(InodeNumber inode, fs::Changes changes,
                                                  Caller caller, Access access) {

@@ -35,7 +35,8 @@ class Front : public fs::Operations {
   void forget(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> getattr(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> getattr_under_revoke(fs::InodeNumber inode) override;
-  Task<Result<fs::Covered<fs::Attributes>>> getattr_unless_revoked(fs::InodeNumber inode) override;
+  Task<Result<fs::Covered<fs::Attributes>>> getattr_unless_revoked(fs::InodeNumber inode,
+                                                                   lock::Mode mode) override;
   Task<Result<fs::Covered<fs::Attributes>>> setattr(fs::InodeNumber inode, fs::Changes changes,
                                                     fs::Caller caller, fs::Access access) override;
   Task<Result<std::string>> readlink(fs::InodeNumber inode) override;

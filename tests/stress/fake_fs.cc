@@ -143,8 +143,12 @@ Task<Result<fs::Operations::LookupReply>> FakeFs::lookup(InodeNumber parent, std
 }
 
 Task<Result<Covered<Attributes>>> FakeFs::getattr(InodeNumber inode) {
+  return attributes_under(inode, Mode::shared);
+}
+
+Task<Result<Covered<Attributes>>> FakeFs::attributes_under(InodeNumber inode, Mode mode) {
   Covered<Attributes> reply;
-  Pin pin = co_await locks_.acquire(raw(inode), Mode::shared);
+  Pin pin = co_await locks_.acquire(raw(inode), mode);
   const Node* node = store_.find(raw(inode));
   if (node == nullptr) co_return fail(Errc::stale);
   reply.value = node->attributes;
@@ -160,9 +164,9 @@ Task<Result<Covered<Attributes>>> FakeFs::getattr_under_revoke(InodeNumber inode
   co_return reply;
 }
 
-Task<Result<Covered<Attributes>>> FakeFs::getattr_unless_revoked(InodeNumber inode) {
+Task<Result<Covered<Attributes>>> FakeFs::getattr_unless_revoked(InodeNumber inode, Mode mode) {
   if (locks_.revoking(raw(inode))) co_return fail(Errc::again);
-  co_return co_await getattr(inode);
+  co_return co_await attributes_under(inode, mode);
 }
 
 Task<Result<Covered<Attributes>>> FakeFs::setattr(InodeNumber inode, fs::Changes changes,

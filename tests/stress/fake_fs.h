@@ -59,7 +59,8 @@ class FakeFs final : public fs::Operations, private Giver {
   void forget(fs::InodeNumber) override {}
   Task<Result<fs::Covered<fs::Attributes>>> getattr(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> getattr_under_revoke(fs::InodeNumber inode) override;
-  Task<Result<fs::Covered<fs::Attributes>>> getattr_unless_revoked(fs::InodeNumber inode) override;
+  Task<Result<fs::Covered<fs::Attributes>>> getattr_unless_revoked(fs::InodeNumber inode,
+                                                                   lock::Mode mode) override;
   Task<Result<fs::Covered<fs::Attributes>>> setattr(fs::InodeNumber inode, fs::Changes changes,
                                                     fs::Caller caller, fs::Access access) override;
   Task<Result<std::string>> readlink(fs::InodeNumber inode) override;
@@ -100,6 +101,8 @@ class FakeFs final : public fs::Operations, private Giver {
   Task<Status> drop_file_locks(fs::InodeNumber inode, bool is_flock, std::uint64_t owner) override;
 
  private:
+  Task<Result<fs::Covered<fs::Attributes>>> attributes_under(fs::InodeNumber inode,
+                                                             lock::Mode mode);
   using Pins = std::vector<Pin>;
   mount::What what_to_drop(std::uint64_t inode, Mode held, Mode keep) override;
 
