@@ -28,6 +28,7 @@ enum class Fault {
   fuse_append_not_invalidated,          // a relocated append leaves its bytes at the stale offset
   fuse_write_range_not_invalidated,     // a WRITE that met an invalidation leaves its pages alone
   fuse_size_told_once,                  // sizes are told by replies only, which may be ignored
+  fuse_read_overtakes_write,            // a READ is answered before the WRITE that changes its page
 };
 
 #ifdef PLUMERIA_PLANTED_FAULTS

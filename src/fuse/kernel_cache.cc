@@ -376,6 +376,17 @@ void KernelCache::executed(fs::InodeNumber inode, fs::Access access) {
   --answering_[inode].executing;
 }
 
+void KernelCache::written(fs::InodeNumber inode, const DataRequest& request) {
+  PageGate* pages = gate(inode);
+  if (pages == nullptr) return;
+  const std::vector<std::uint64_t> reads = pages->written(request);
+  if (pages->holding()) {
+    answer_under_revoke(inode, reads);
+  } else {
+    answer(reads, fs::Access::normal);
+  }
+}
+
 void KernelCache::executing(fs::InodeNumber inode, fs::Access access) {
   if (access != fs::Access::under_revoke || stopped_) return;
   ++answering_[inode].executing;

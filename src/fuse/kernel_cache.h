@@ -75,6 +75,8 @@ class KernelCache final : public mount::KernelCache {
   // and that for other requests.)
   void executed(fs::InodeNumber inode, fs::Access access);
   void executing(fs::InodeNumber inode, fs::Access access);  // takes that back
+  // A WRITE is done, with or without success; what reads its pages may go on.
+  void written(fs::InodeNumber inode, const DataRequest& request);
   // What the kernel has of the range, if it may have any, is written and forgotten.
   Task<void> invalidate_before_append(fs::InodeNumber inode, Range range);
   // Whether there may be pages that a mapping of this mount has made dirty.

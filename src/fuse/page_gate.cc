@@ -67,6 +67,14 @@ bool RangeSet::overlaps(Range range) const {
 PageGate::Verdict PageGate::arrives(const DataRequest& request) {
   ++under_way_;
   if (request.kind != DataKind::attributes) ++data_under_way_;
+  const auto is_it = [&](const DataRequest& r) { return r.unique == request.unique; };
+  if (request.kind == DataKind::write && std::none_of(writes_.begin(), writes_.end(), is_it)) {
+    writes_.push_back(request);
+  }
+  if (request.kind == DataKind::read && is_after_a_write(request)) {
+    kept_.push_back(request);
+    return Verdict::keep;
+  }
   if (holds_ == 0 || planted(Fault::fuse_parked_request_blocks_revoke)) return Verdict::run;
   const bool at_once = request.kind == DataKind::writepage ||
                        (request.kind == DataKind::attributes && !request.waits);
@@ -81,6 +89,28 @@ void PageGate::leaves(const DataRequest& request) {
   if (request.kind == DataKind::attributes) return;
   CHECK(data_under_way_ > 0);
   --data_under_way_;
+}
+
+// The kernel numbers requests in the order in which it makes them.
+bool PageGate::is_after_a_write(const DataRequest& request) const {
+  if (planted(Fault::fuse_read_overtakes_write)) return false;
+  const Range pages = pages_touched(request.range);
+  return std::any_of(writes_.begin(), writes_.end(), [&](const DataRequest& write) {
+    const Range its = pages_touched(write.range);
+    return write.unique < request.unique && its.begin < pages.end && pages.begin < its.end;
+  });
+}
+
+std::vector<std::uint64_t> PageGate::written(const DataRequest& request) {
+  std::erase_if(writes_, [&](const DataRequest& r) { return r.unique == request.unique; });
+  std::vector<std::uint64_t> free;
+  std::erase_if(kept_, [&](const DataRequest& kept) {
+    if (is_after_a_write(kept) || (holds_ > 0 && !kept.is_due)) return false;
+    free.push_back(kept.unique);
+    if (holds_ == 0) leaves(kept);  // It arrives again.
+    return true;
+  });
+  return free;
 }
 
 void PageGate::withdrawn(const DataRequest& request) { leaves(request); }
@@ -149,6 +179,7 @@ std::vector<Range> PageGate::next_round() {
 
 void PageGate::end_drop() {
   CHECK(drops_ > 0);
+  for (DataRequest& request : kept_) request.is_due = false;
   --drops_;
   if (dropping_everything_) {
     disturbed_ = true;
@@ -162,8 +193,6 @@ std::vector<std::uint64_t> PageGate::release() {
   CHECK(holds_ > 0);
   std::vector<std::uint64_t> all;
   if (--holds_ > 0) return all;
-  std::stable_partition(kept_.begin(), kept_.end(),
-                        [](const DataRequest& r) { return r.kind == DataKind::read; });
   for (const DataRequest& request : kept_) {
     all.push_back(request.unique);
     leaves(request);  // It arrives again.
@@ -254,8 +283,10 @@ std::string PageGate::description() const {
 
 std::vector<std::uint64_t> PageGate::take(DataKind kind) {
   std::vector<std::uint64_t> taken;
-  std::erase_if(kept_, [&](const DataRequest& request) {
+  std::erase_if(kept_, [&](DataRequest& request) {
     if (request.kind != kind || request.waits) return false;
+    request.is_due = kind == DataKind::read && is_after_a_write(request);
+    if (request.is_due) return false;
     taken.push_back(request.unique);
     return true;
   });

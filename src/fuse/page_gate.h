@@ -9,6 +9,10 @@
 // READ, or a WRITE of part of a page), and the invalidation waits for those. If it were answered
 // only after the lock came back, the invalidation that gives the lock up would wait for ever. So it
 // is kept here, where it can still be answered under the lock that is being given up.
+//
+// Order  The kernel has copied a write(2) into its page before it sends the WRITE. If that page goes
+// meanwhile, and somebody wants it back, his READ is kept until the WRITE is done: a store into a
+// page without its bytes would bring the whole page back over them.
 #pragma once
 
 #include <cstdint>
@@ -64,6 +68,7 @@ struct DataRequest {
   DataKind kind = DataKind::read;
   Range range;
   bool waits = false;  // GETATTR: it cannot be answered under the lock that is given up
+  bool is_due = false;  // the gate's: it would have been answered but for a WRITE
 };
 
 class PageGate {
@@ -71,6 +76,9 @@ class PageGate {
   enum class Verdict { run, keep, run_under_revoke };
 
   Verdict arrives(const DataRequest& request);
+  // A WRITE has been done. Returns READs that waited for it: without a revoke they start over; else
+  // they are answered under the lock that goes, if they would have been without the WRITE.
+  std::vector<std::uint64_t> written(const DataRequest& request);
   // A request that ran did nothing, because the lock went before it could use it; it arrives again.
   void withdrawn(const DataRequest& request);
 
@@ -95,7 +103,7 @@ class PageGate {
   // What is to be invalidated again, because requests were answered since the last call.
   std::vector<Range> next_round();
   void end_drop();
-  // Everything that is still kept: it starts over, READs first, for whose pages others may wait.
+  // Everything that is still kept: it starts over.
   std::vector<std::uint64_t> release();
 
   // A request's reply is about to be sent. Every request that arrived is told here once.
@@ -124,13 +132,17 @@ class PageGate {
   // Nothing is known of this inode that a new PageGate would not know.
   bool idle() const { return quiet() && cached_.empty() && !disturbed_; }
   // No request and no revoke is under way.
-  bool quiet() const { return under_way_ == 0 && holds_ == 0 && drops_ == 0; }
+  bool quiet() const {
+    return under_way_ == 0 && holds_ == 0 && drops_ == 0 && writes_.empty();
+  }
 
  private:
   std::vector<std::uint64_t> take(DataKind kind);
+  bool is_after_a_write(const DataRequest& request) const;
   void leaves(const DataRequest& request);
 
   std::vector<DataRequest> kept_;
+  std::vector<DataRequest> writes_;  // arrived and not yet done
   RangeSet cached_;   // what READs and WRITEs may have left in the page cache
   RangeSet touched_;  // by answers since the current drop began
   std::uint32_t holds_ = 0;

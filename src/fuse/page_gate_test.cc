@@ -57,7 +57,7 @@ TEST(PageGateTest, UnderASharedLockOnlyReadsAreAnswered) {
   gate.begin_invalidation(true);
   gate.arrives(request(1, DataKind::write, 100, 200));
   gate.arrives(request(2, DataKind::truncate, 0, Range::no_end));
-  gate.arrives(request(3, DataKind::read, 0, 4096));
+  gate.arrives(request(3, DataKind::read, 4096, 8192));
   EXPECT_THAT(gate.blocked(), ElementsAre(3));
   EXPECT_THAT(gate.blocked(), IsEmpty());
 }
@@ -76,7 +76,41 @@ TEST(PageGateTest, UnderASharedLockWithAWriterNoReadIsAnswered) {
   EXPECT_THAT(gate.blocked_reads(), IsEmpty());
   EXPECT_THAT(gate.begin_invalidation(false), IsEmpty());
   gate.end_drop();
-  EXPECT_THAT(gate.release(), ElementsAre(2, 3, 1));
+  EXPECT_THAT(gate.release(), ElementsAre(1, 2, 3));
+}
+
+// The kernel has copied the WRITE into a page that is gone by now. Were the READ that brings it back
+// answered first, a store into that page would bring the old bytes over the new ones.
+TEST(PageGateTest, AReadWaitsForTheWriteThatChangesItsPage) {
+  PageGate gate;
+  const DataRequest write = request(5, DataKind::write, 100, 200);
+  EXPECT_EQ(gate.arrives(request(4, DataKind::read, 0, 4096)), Verdict::run);
+  EXPECT_EQ(gate.arrives(write), Verdict::run);
+  EXPECT_EQ(gate.arrives(request(6, DataKind::read, 0, 8192)), Verdict::keep);
+  EXPECT_EQ(gate.arrives(request(7, DataKind::read, 4096, 8192)), Verdict::run);
+  gate.withdrawn(write);
+  EXPECT_EQ(gate.arrives(request(8, DataKind::read, 0, 4096)), Verdict::keep);
+  EXPECT_EQ(gate.arrives(write), Verdict::run);
+  EXPECT_THAT(gate.written(write), ElementsAre(6, 8));
+  EXPECT_EQ(gate.arrives(request(6, DataKind::read, 0, 8192)), Verdict::run);
+}
+
+TEST(PageGateTest, AReadWaitsForItsWriteAlsoWhileTheLockGoes) {
+  PageGate gate;
+  gate.hold();
+  const DataRequest write = request(1, DataKind::write, 100, 200);
+  gate.arrives(write);
+  gate.arrives(request(2, DataKind::read, 0, 4096));
+  gate.arrives(request(3, DataKind::read, 4096, 8192));
+  EXPECT_THAT(gate.begin_drop(true, true), ElementsAre(3, 1));
+  EXPECT_THAT(gate.written(write), ElementsAre(2));
+  gate.begin_invalidation(true);
+  const DataRequest next = request(4, DataKind::write, 100, 200);
+  gate.arrives(next);
+  gate.arrives(request(5, DataKind::read, 0, 4096));
+  EXPECT_THAT(gate.seen_writes(), ElementsAre(4));
+  EXPECT_THAT(gate.written(next), IsEmpty());
+  EXPECT_THAT(gate.blocked(), ElementsAre(5));
 }
 
 TEST(PageGateTest, RunsEverythingWhileNothingIsGivenUp) {
@@ -153,7 +187,7 @@ TEST(PageGateTest, AnswersReadsThenTruncatesThenWrites) {
   gate.begin_invalidation(true);
   gate.arrives(request(1, DataKind::write, 0, 100));
   gate.arrives(request(2, DataKind::truncate, 50, Range::no_end));
-  gate.arrives(request(3, DataKind::read, 0, 4096));
+  gate.arrives(request(3, DataKind::read, 8192, 12288));
   gate.arrives(request(4, DataKind::read, 4096, 8192));
   EXPECT_THAT(gate.blocked(), ElementsAre(3, 4));
   EXPECT_THAT(gate.blocked(), ElementsAre(2));

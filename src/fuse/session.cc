@@ -853,6 +853,7 @@ Task<void> Session::write(Request request, fuse_write_in in, SharedBytes bytes) 
           co_await to_be_repeated(request.inode, data, access, written.error().code);
       if (repeat) continue;
     }
+    cache_.written(request.inode, data);
     if (cache_.setting_size(request.inode)) co_await cache_.wait_while_setting_size(request.inode);
     if (written && !of_mapping) {
       const Range where = range_of(written->offset, written->written);

@@ -29,6 +29,7 @@ Fault fault_named(const std::string& name) {
       {"append_not_invalidated", Fault::fuse_append_not_invalidated},
       {"write_range_not_invalidated", Fault::fuse_write_range_not_invalidated},
       {"size_told_once", Fault::fuse_size_told_once},
+      {"read_overtakes_write", Fault::fuse_read_overtakes_write},
       {"kernel_invalidation_left_out", Fault::kernel_invalidation_left_out},
   };
   for (const auto& [known, fault] : all) {
