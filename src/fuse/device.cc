@@ -172,12 +172,12 @@ int Device::notify(ByteView message) const {
   }
 }
 
-std::optional<std::uint64_t> Device::make_ask(std::uint64_t inode, std::uint64_t generation) const {
+int Device::open_inode(std::uint64_t inode, std::uint64_t generation) const {
   // Opened only now, because it keeps the mount busy. Something else may be mounted over it.
   const std::string name = directory_.substr(directory_.rfind('/') + 1);
   const int root = ::openat(parent_, name.empty() ? "." : name.c_str(),
                             O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (root < 0) return {};
+  if (root < 0) return -1;
   struct statx status {};
   int file = -1;
   if (::statx(root, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &status) == 0 &&
@@ -191,10 +191,29 @@ std::optional<std::uint64_t> Device::make_ask(std::uint64_t inode, std::uint64_t
     file = ::open_by_handle_at(root, &handle.head, O_PATH | O_CLOEXEC);
   }
   ::close(root);
+  return file;
+}
+
+std::optional<std::uint64_t> Device::make_ask(std::uint64_t inode, std::uint64_t generation) const {
+  const int file = open_inode(inode, generation);
   if (file < 0) return {};
+  struct statx status {};
   const bool done =
       ::statx(file, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_SIZE, &status) == 0 &&
       ::statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &status) == 0;
+  ::close(file);
+  if (!done) return {};
+  return status.stx_size;
+}
+
+std::optional<std::uint64_t> Device::truncate(std::uint64_t inode, std::uint64_t generation,
+                                              std::uint64_t size) const {
+  const int file = open_inode(inode, generation);
+  if (file < 0) return {};
+  struct statx status {};
+  const std::string path = absl::StrCat("/proc/self/fd/", file);
+  const bool done = ::truncate(path.c_str(), static_cast<off_t>(size)) == 0 &&
+                    ::statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &status) == 0;
   ::close(file);
   if (!done) return {};
   return status.stx_size;

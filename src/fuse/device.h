@@ -52,6 +52,11 @@ class Device {
   // ask for those of the root. Sleeps in the kernel while pages that are cut off are locked.
   // Needs CAP_DAC_READ_SEARCH.
   std::optional<std::uint64_t> make_ask(std::uint64_t inode, std::uint64_t generation) const;
+  // Makes the kernel set an inode's size by truncate(2), for which it keeps everybody out who
+  // writes to the file, asks by a SETATTR of this thread, and takes the reply in any case. Else as
+  // make_ask(); before, it may ask for the attributes.
+  std::optional<std::uint64_t> truncate(std::uint64_t inode, std::uint64_t generation,
+                                        std::uint64_t size) const;
 
   // The name of the connection in /sys/fs/fuse/connections.
   std::uint32_t connection() const { return connection_; }
@@ -61,6 +66,7 @@ class Device {
   Status unmount(bool lazily);
 
  private:
+  int open_inode(std::uint64_t inode, std::uint64_t generation) const;  // a path; -1: cannot
   Device(int fd, int parent, std::string directory, std::uint32_t connection)
       : fd_(fd), parent_(parent), directory_(std::move(directory)), connection_(connection) {}
 

@@ -19,7 +19,7 @@ constexpr Duration reply_patience = 500us;
 constexpr std::uint32_t rounds_before_backing_off = 2;
 constexpr Duration unknown_inode_patience = 1s;
 constexpr Duration listing_patience = 200ms;
-constexpr Duration size_patience = 200ms, setter_patience = 2ms;
+constexpr Duration size_patience = 200ms, setter_patience = 2ms, changer_patience = 20ms;
 constexpr std::uint32_t size_attempts = 4;
 constexpr std::size_t own_threads_max = 8, size_threads_max = 64;
 constexpr std::size_t batch_size = 256;
@@ -458,24 +458,36 @@ bool KernelCache::may_believe_in_less(fs::InodeNumber inode, std::uint64_t size)
          !planted(Fault::fuse_size_told_once);
 }
 
+Task<void> KernelCache::wait_for_changer(fs::InodeNumber inode) {
+  const TimePoint patience = executor_.now() + changer_patience;
+  const auto is_of_inode = [inode](const std::shared_ptr<Setting>& setting) {
+    return setting->attributes.inode == inode;
+  };
+  while (!stopped_ && executor_.now() < patience &&
+         std::any_of(given_up_.begin(), given_up_.end(), is_of_inode)) {
+    co_await sleep_until(executor_, executor_.now() + look_interval);
+  }
+}
+
 bool KernelCache::may_cut_pages(fs::InodeNumber inode) {
   if (!writable_.contains(inode)) return true;
   const PageGate* pages = gate(inode);
   return pages != nullptr && pages->may_read();
 }
 
-Task<void> KernelCache::make_sure_of_size(fs::Attributes attributes) {
+Task<bool> KernelCache::make_sure_of_size(fs::Attributes attributes, bool may_ask) {
   const fs::InodeNumber inode = attributes.inode;
   co_await wait_for_setter(inode);
   for (std::uint32_t times = 0; times < size_attempts && !stopped_; ++times) {
     if (may_believe_in_more(inode, attributes.size)) {
-      co_await set_size(attributes);
+      if (!co_await set_size(attributes, may_ask)) co_return false;
     } else if (may_believe_in_less(inode, attributes.size)) {
       co_await make_longer(inode, attributes.size);
     } else {
-      co_return;
+      break;
     }
   }
+  co_return true;
 }
 
 // The kernel does it before it looks at the page of the end, which may be locked by a request that
@@ -494,27 +506,38 @@ Task<void> KernelCache::make_longer(fs::InodeNumber inode, std::uint64_t size) {
   if (found != sizes_.end()) found->second.is_at_least(size);
 }
 
-// No message makes a file shorter. But what a GETATTR tells is believed if nothing changes between
-// the question and the answer; so a thread of ours asks, and sees what came of it. The kernel sets
-// the size first and then cuts pages off, for which it may have to wait.
-Task<void> KernelCache::set_size(fs::Attributes attributes) {
+// No message makes a file shorter; so a thread of ours truncates it, and only we know that nothing
+// happens to the file. The kernel sets the size first and then cuts pages off, for which it may
+// have to wait. Meanwhile nobody may write: a write(2) that has put its bytes into a page which is
+// then cut off would send zeros. truncate(2) sees to that, but waits for whoever writes already,
+// who may wait for us. The other way is a GETATTR, whose reply is believed if nothing changes
+// meanwhile.
+Task<bool> KernelCache::set_size(fs::Attributes attributes, bool may_ask) {
   const fs::InodeNumber inode = attributes.inode;
   if (settings_.contains(inode)) {
     co_await wait_while_setting_size(inode);
-    co_return;
+    co_return true;
   }
   ++statistics_.sizes_set;
   gates_[inode].disturb();
   auto setting = std::make_shared<Setting>();
   setting->attributes = attributes;
+  setting->asks = may_ask;
   settings_.emplace(inode, setting);
   auto watch = std::make_shared<Watch>(executor_);
   const auto work = [this, setting] {
     const fs::Attributes& wanted = setting->attributes;
-    setting->believed = device_.make_ask(raw(wanted.inode), wanted.generation);
+    const std::uint64_t number = raw(wanted.inode);
+    if (!setting->asks) {
+      setting->believed = device_.truncate(number, wanted.generation, wanted.size);
+    } else {
+      setting->believed = device_.make_ask(number, wanted.generation);
+    }
   };
-  setting->job = size_notifier_.start(work, [this, inode, watch] {
-    settings_.erase(inode);
+  setting->job = size_notifier_.start(work, [this, inode, watch, setting] {
+    const auto entry = settings_.find(inode);
+    if (entry != settings_.end() && entry->second == setting) settings_.erase(entry);
+    given_up_.erase(setting);
     if (PageGate* pages = gate(inode)) pages->disturb();
     setting_ended_.notify_all();
     watch->done = true;
@@ -524,14 +547,21 @@ Task<void> KernelCache::set_size(fs::Attributes attributes) {
     co_await Watch::wait(&executor_, watch);
     if (watch->done) break;
     drain_();
-    if (setting->answered && Notifier::sleeps_without_progress(*setting->job)) break;
+    if (!Notifier::sleeps_without_progress(*setting->job)) continue;
+    if (setting->answered) break;
+    if (setting->asks) continue;
+    settings_.erase(inode);
+    given_up_.insert(setting);
+    ++statistics_.sizes_given_up;
+    co_return false;
   }
   if (watch->done && setting->believed != attributes.size) {
     ++statistics_.sizes_ignored;
-    co_return;
+    co_return setting->answered || may_ask;
   }
   const auto found = sizes_.find(inode);
   if (found != sizes_.end()) found->second.is(attributes.size);
+  co_return true;
 }
 
 Task<void> KernelCache::wait_while_setting_size(fs::InodeNumber inode) {
@@ -546,17 +576,41 @@ Task<void> KernelCache::wait_while_setting_size(fs::InodeNumber inode) {
   }
 }
 
-bool KernelCache::is_ours(std::uint32_t thread) const {
-  return std::any_of(settings_.begin(), settings_.end(), [&](const auto& entry) {
-    return Notifier::thread(*entry.second->job) == thread;
-  });
+std::shared_ptr<KernelCache::Setting> KernelCache::setting_of(fs::InodeNumber inode,
+                                                              std::uint32_t thread) const {
+  const auto found = settings_.find(inode);
+  const bool is_its = found != settings_.end() && Notifier::thread(*found->second->job) == thread;
+  return is_its ? found->second : nullptr;
 }
 
-const fs::Attributes* KernelCache::attributes_to_set(fs::InodeNumber inode, std::uint32_t thread) {
-  const auto found = settings_.find(inode);
-  if (found == settings_.end() || Notifier::thread(*found->second->job) != thread) return nullptr;
-  found->second->answered = true;
-  return &found->second->attributes;
+bool KernelCache::is_ours(std::uint32_t thread) const {
+  const auto is_its = [thread](const std::shared_ptr<Setting>& setting) {
+    return Notifier::thread(*setting->job) == thread;
+  };
+  return std::any_of(settings_.begin(), settings_.end(),
+                     [&](const auto& entry) { return is_its(entry.second); }) ||
+         std::any_of(given_up_.begin(), given_up_.end(), is_its);
+}
+
+std::optional<fs::Attributes> KernelCache::attributes_for(fs::InodeNumber inode,
+                                                          std::uint32_t thread) {
+  const std::shared_ptr<Setting> setting = setting_of(inode, thread);
+  if (setting == nullptr) return {};
+  fs::Attributes attributes = setting->attributes;
+  if (setting->asks) {
+    setting->answered = true;
+  } else if (const auto found = sizes_.find(inode); found != sizes_.end()) {
+    // For permissions. Nothing may be cut off yet.
+    attributes.size = std::max(attributes.size, found->second.most());
+  }
+  return attributes;
+}
+
+std::optional<fs::Attributes> KernelCache::size_for(fs::InodeNumber inode, std::uint32_t thread) {
+  const std::shared_ptr<Setting> setting = setting_of(inode, thread);
+  if (setting == nullptr) return {};
+  setting->answered = true;
+  return setting->attributes;
 }
 
 Task<void> KernelCache::wait_until_pages_are_cut(fs::InodeNumber inode) {

@@ -39,6 +39,7 @@ struct CacheStatistics {
   std::uint64_t made_longer = 0;      // sizes that a reply would not have told surely
   std::uint64_t sizes_set = 0;        // the same, where the file may have become shorter
   std::uint64_t sizes_ignored = 0;    // of those, that the kernel did not take
+  std::uint64_t sizes_given_up = 0;   // of those, for one who changed the file
   Duration longest_drop{};
 };
 
@@ -107,15 +108,21 @@ class KernelCache final : public mount::KernelCache {
   bool may_cut_pages(fs::InodeNumber inode);
   // Makes it believe in these attributes' size, if it can be made to at all; the lock must not go
   // meanwhile. Pages beyond it may still be cut off when this is done: whoever waits has them
-  // locked.
-  Task<void> make_sure_of_size(fs::Attributes attributes);
+  // locked. False: somebody changes the file, and may wait for this lock, or for pages that are
+  // locked by the request which this is for. `may_ask`: it is that request which keeps the others
+  // out; nobody can be writing.
+  Task<bool> make_sure_of_size(fs::Attributes attributes, bool may_ask);
+  // After that: until he is done, or it cannot be seen for a while.
+  Task<void> wait_for_changer(fs::InodeNumber inode);
   // A size that gets smaller is set, or pages are cut off, or some thread waits for these.
   bool setting_size(fs::InodeNumber inode) const { return settings_.contains(inode); }
   Task<void> wait_while_setting_size(fs::InodeNumber inode);
-  // Whether a GETATTR comes from a thread of ours, and the attributes that are to be set, unless it
-  // asks for those of the root on its way.
+  // Whether a request comes from a thread of ours that sets a size, and what its GETATTR and its
+  // SETATTR are answered. Nothing: an error, or the attributes of the root, which it asks for on
+  // its way.
   bool is_ours(std::uint32_t thread) const;
-  const fs::Attributes* attributes_to_set(fs::InodeNumber inode, std::uint32_t thread);
+  std::optional<fs::Attributes> attributes_for(fs::InodeNumber inode, std::uint32_t thread);
+  std::optional<fs::Attributes> size_for(fs::InodeNumber inode, std::uint32_t thread);
 
   // Lookup counts: each reply that names an inode adds one, FORGET takes them away.
   // Whether this is the first.
@@ -175,7 +182,7 @@ class KernelCache final : public mount::KernelCache {
   // The thread that is about to set the size has, unless it does not run for long.
   Task<void> wait_for_setter(fs::InodeNumber inode);
   Task<void> make_longer(fs::InodeNumber inode, std::uint64_t size);
-  Task<void> set_size(fs::Attributes attributes);
+  Task<bool> set_size(fs::Attributes attributes, bool may_ask);
   Task<void> drop_batch(std::vector<Bytes> messages);
   Task<void> drop_one(fs::InodeNumber inode);
   // Tells the kernel on this thread. Only for what cannot block: see docs/kernel.md.
@@ -213,9 +220,12 @@ class KernelCache final : public mount::KernelCache {
     fs::Attributes attributes;
     Notifier::JobPointer job;
     std::optional<std::uint64_t> believed;  // the job's until it is done
+    bool asks = false;                      // by make_ask(), else by truncate()
     bool answered = false;
   };
+  std::shared_ptr<Setting> setting_of(fs::InodeNumber inode, std::uint32_t thread) const;
   std::map<fs::InodeNumber, std::shared_ptr<Setting>> settings_;
+  std::set<std::shared_ptr<Setting>> given_up_;  // their threads do not get what they ask for
   Event setting_ended_;
   CacheStatistics statistics_;
 #ifdef PLUMERIA_PLANTED_FAULTS

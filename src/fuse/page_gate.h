@@ -10,9 +10,9 @@
 // only after the lock came back, the invalidation that gives the lock up would wait for ever. So it
 // is kept here, where it can still be answered under the lock that is being given up.
 //
-// Order  The kernel has copied a write(2) into its page before it sends the WRITE. If that page goes
-// meanwhile, and somebody wants it back, his READ is kept until the WRITE is done: a store into a
-// page without its bytes would bring the whole page back over them.
+// Order  The kernel has copied a write(2) into its page before it sends the WRITE. If that page
+// goes meanwhile, and somebody wants it back, his READ is kept until the WRITE is done: a store
+// into a page without its bytes would bring the whole page back over them.
 #pragma once
 
 #include <cstdint>
@@ -67,7 +67,7 @@ struct DataRequest {
   std::uint64_t unique = 0;
   DataKind kind = DataKind::read;
   Range range;
-  bool waits = false;  // GETATTR: it cannot be answered under the lock that is given up
+  bool waits = false;   // GETATTR: it cannot be answered under the lock that is given up
   bool is_due = false;  // the gate's: it would have been answered but for a WRITE
 };
 
@@ -132,9 +132,7 @@ class PageGate {
   // Nothing is known of this inode that a new PageGate would not know.
   bool idle() const { return quiet() && cached_.empty() && !disturbed_; }
   // No request and no revoke is under way.
-  bool quiet() const {
-    return under_way_ == 0 && holds_ == 0 && drops_ == 0 && writes_.empty();
-  }
+  bool quiet() const { return under_way_ == 0 && holds_ == 0 && drops_ == 0 && writes_.empty(); }
 
  private:
   std::vector<std::uint64_t> take(DataKind kind);
@@ -143,8 +141,8 @@ class PageGate {
 
   std::vector<DataRequest> kept_;
   std::vector<DataRequest> writes_;  // arrived and not yet done
-  RangeSet cached_;   // what READs and WRITEs may have left in the page cache
-  RangeSet touched_;  // by answers since the current drop began
+  RangeSet cached_;                  // what READs and WRITEs may have left in the page cache
+  RangeSet touched_;                 // by answers since the current drop began
   std::uint32_t holds_ = 0;
   std::uint32_t drops_ = 0;
   // Arrived and not yet replied, the kept ones included; and those but GETATTRs.

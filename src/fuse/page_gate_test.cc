@@ -79,8 +79,8 @@ TEST(PageGateTest, UnderASharedLockWithAWriterNoReadIsAnswered) {
   EXPECT_THAT(gate.release(), ElementsAre(1, 2, 3));
 }
 
-// The kernel has copied the WRITE into a page that is gone by now. Were the READ that brings it back
-// answered first, a store into that page would bring the old bytes over the new ones.
+// The kernel has copied the WRITE into a page that is gone by now. Were the READ that brings it
+// back answered first, a store into that page would bring the old bytes over the new ones.
 TEST(PageGateTest, AReadWaitsForTheWriteThatChangesItsPage) {
   PageGate gate;
   const DataRequest write = request(5, DataKind::write, 100, 200);

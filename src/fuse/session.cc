@@ -38,6 +38,8 @@ bool covers(const std::vector<clerk::Pin>& pins, fs::InodeNumber inode) {
                      [&](const clerk::Pin& pin) { return pin && pin.name() == name; });
 }
 
+bool is_last(std::uint32_t attempt) { return attempt + 1 >= size_attempts; }
+
 bool is_writable(std::uint32_t flags) { return (flags & O_ACCMODE) != O_RDONLY; }
 
 // The kernel names the lock owner only when it writes directly.
@@ -430,11 +432,12 @@ Task<void> Session::lookup(Request request, std::string name) {
     const fs::InodeNumber inode = attributes.inode;
     if (cache_.is_sure_of_size(inode, attributes.size)) break;
     if (cache_.may_cut_pages(inode) || !cache_.may_believe_in_more(inode, attributes.size)) {
-      co_await cache_.make_sure_of_size(attributes);
-      break;
+      const bool sure = co_await cache_.make_sure_of_size(attributes, is_last(times));
+      if (sure) break;
     }
     found->pins.clear();
-    co_await make_sure_of_size(inode, fs::Access::normal);
+    co_await cache_.wait_for_changer(inode);
+    (void)co_await make_sure_of_size(inode, fs::Access::normal, is_last(times));
     found = co_await operations_->lookup(request.inode, name);
   }
   if (!found) {
@@ -584,8 +587,12 @@ Task<void> Session::readdir(Request request, fuse_read_in in, bool plus) {
 
 Task<void> Session::getattr(Request request) {
   if (cache_.is_ours(request.thread)) {
-    const fs::Attributes* to_set = cache_.attributes_to_set(request.inode, request.thread);
-    reply_with(request, encode_attributes(to_set != nullptr ? *to_set : root_, false));
+    const auto told = cache_.attributes_for(request.inode, request.thread);
+    if (told || request.inode == fs::root_inode) {
+      reply_with(request, encode_attributes(told.value_or(root_), false));
+    } else {
+      reply_errno(request, EAGAIN);
+    }
     co_return;
   }
   DataRequest data;
@@ -593,6 +600,7 @@ Task<void> Session::getattr(Request request) {
   data.kind = DataKind::attributes;
   data.range = {0, 0};
   fs::Access access = co_await admitted(request.inode, data);
+  std::uint32_t times = 0;  // that it was tried to make sure
   for (bool made_sure = false;;) {
     Result<fs::Covered<fs::Attributes>> found;
     if (data.waits) {
@@ -617,8 +625,11 @@ Task<void> Session::getattr(Request request) {
       if (found) found->pins.clear();
       co_await cache_.settled(request.inode);
     } else if (found && !made_sure && !cache_.is_sure_of_size(request.inode, found->value.size)) {
-      co_await cache_.make_sure_of_size(found->value);
-      made_sure = true;
+      made_sure = co_await cache_.make_sure_of_size(found->value, is_last(times));
+      found->pins.clear();
+      // What keeps others out may be the call itself that asks: lseek(2) to the end.
+      if (!made_sure) co_await cache_.wait_for_changer(request.inode);
+      ++times;
     } else {
       reply_attributes(request, data, access, found);
       co_return;
@@ -668,6 +679,15 @@ Task<bool> Session::to_be_repeated(fs::InodeNumber inode, DataRequest data, fs::
 
 Task<void> Session::setattr(Request request, fuse_setattr_in in) {
   const fs::Changes changes = decode_changes(in);
+  if (cache_.is_ours(request.thread)) {
+    const auto to_set = cache_.size_for(request.inode, request.thread);
+    if (to_set) {
+      reply_with(request, encode_attributes(*to_set, false));
+    } else {
+      reply_errno(request, EAGAIN);
+    }
+    co_return;
+  }
   DataRequest data;
   data.unique = request.unique;
   data.kind = DataKind::truncate;
@@ -750,6 +770,13 @@ Task<void> Session::release(Request request, fuse_release_in in) {
   reply_status(request, done);
 }
 
+// READs of more than a page are sent ahead of those who want them. Who waits for a page that such a
+// one could not fill asks for it alone.
+bool Session::is_ahead(const fuse_read_in& in) const {
+  const bool direct = (in.flags & O_DIRECT) != 0 || open_flags_for(in.flags) != FOPEN_KEEP_CACHE;
+  return in.size > page_size && !direct;
+}
+
 Task<void> Session::read(Request request, fuse_read_in in) {
   DataRequest data;
   data.unique = request.unique;
@@ -760,11 +787,14 @@ Task<void> Session::read(Request request, fuse_read_in in) {
     auto bytes = co_await operations_->read(request.inode, in.offset, in.size, access);
     cache_.executed(request.inode, access);
     // What is behind the end would be shown as zeros. A READ's own reply may be ignored, too.
+    bool refused = false;
     for (std::uint32_t times = 0;
-         times < size_attempts && bytes && bytes->size() < in.size &&
+         times < size_attempts && bytes && bytes->size() < in.size && !refused &&
          cache_.may_believe_in_more(request.inode, in.offset + bytes->size());
          ++times) {
-      co_await make_sure_of_size(request.inode, access);
+      const bool sure = co_await make_sure_of_size(request.inode, access, false);
+      refused = !sure && is_ahead(in);
+      if (!sure && !refused) co_await back_off(times);
       cache_.executing(request.inode, access);
       bytes = co_await operations_->read(request.inode, in.offset, in.size, access);
       cache_.executed(request.inode, access);
@@ -774,7 +804,9 @@ Task<void> Session::read(Request request, fuse_read_in in) {
       if (repeat) continue;
     }
     cache_.replying(request.inode, data, access);
-    if (bytes) {
+    if (bytes && refused) {
+      reply_errno(request, EAGAIN);
+    } else if (bytes) {
       const std::uint64_t end = in.offset + bytes->size();
       if (bytes->size() < in.size && cache_.may_believe_in_more(request.inode, end)) {
         cache_.size_told(request.inode, end);
@@ -788,7 +820,11 @@ Task<void> Session::read(Request request, fuse_read_in in) {
   }
 }
 
-Task<void> Session::make_sure_of_size(fs::InodeNumber inode, fs::Access access) {
+Task<void> Session::back_off(std::uint32_t times) {
+  return sleep_until(executor_, executor_.now() + repeat_interval * (1u << std::min(times, 5u)));
+}
+
+Task<bool> Session::make_sure_of_size(fs::InodeNumber inode, fs::Access access, bool may_ask) {
   Result<fs::Covered<fs::Attributes>> now;
   if (access == fs::Access::under_revoke) {
     now = co_await operations_->getattr_under_revoke(inode);
@@ -797,7 +833,9 @@ Task<void> Session::make_sure_of_size(fs::InodeNumber inode, fs::Access access) 
         cache_.may_cut_pages(inode) ? lock::Mode::shared : lock::Mode::exclusive;
     now = co_await operations_->getattr_unless_revoked(inode, mode);
   }
-  if (now) co_await cache_.make_sure_of_size(now->value);
+  if (!now) co_return true;
+  const bool sure = co_await cache_.make_sure_of_size(now->value, may_ask);
+  co_return sure;
 }
 
 Task<Result<fs::WriteReply>> Session::write_once(Request request, fuse_write_in in,

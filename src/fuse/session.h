@@ -99,7 +99,9 @@ class Session {
   Task<void> release(Request request, fuse_release_in in);
   Task<void> read(Request request, fuse_read_in in);
   // Before a READ tells the kernel where the file ends: it is to believe that.
-  Task<void> make_sure_of_size(fs::InodeNumber inode, fs::Access access);
+  Task<bool> make_sure_of_size(fs::InodeNumber inode, fs::Access access, bool may_ask);
+  bool is_ahead(const fuse_read_in& in) const;
+  Task<void> back_off(std::uint32_t times);
   Task<void> write(Request request, fuse_write_in in, SharedBytes data);
   Task<Result<fs::WriteReply>> write_once(Request request, fuse_write_in in, SharedBytes bytes,
                                           fs::Access access);
