@@ -458,13 +458,14 @@ bool KernelCache::may_believe_in_less(fs::InodeNumber inode, std::uint64_t size)
          !planted(Fault::fuse_size_told_once);
 }
 
+bool KernelCache::given_up(fs::InodeNumber inode) const {
+  return std::any_of(given_up_.begin(), given_up_.end(),
+                     [inode](const auto& setting) { return setting->attributes.inode == inode; });
+}
+
 Task<void> KernelCache::wait_for_changer(fs::InodeNumber inode) {
   const TimePoint patience = executor_.now() + changer_patience;
-  const auto is_of_inode = [inode](const std::shared_ptr<Setting>& setting) {
-    return setting->attributes.inode == inode;
-  };
-  while (!stopped_ && executor_.now() < patience &&
-         std::any_of(given_up_.begin(), given_up_.end(), is_of_inode)) {
+  while (!stopped_ && executor_.now() < patience && given_up(inode)) {
     co_await sleep_until(executor_, executor_.now() + look_interval);
   }
 }
@@ -518,6 +519,7 @@ Task<bool> KernelCache::set_size(fs::Attributes attributes, bool may_ask) {
     co_await wait_while_setting_size(inode);
     co_return true;
   }
+  if (!may_ask && given_up(inode)) co_return false;
   ++statistics_.sizes_set;
   gates_[inode].disturb();
   auto setting = std::make_shared<Setting>();
@@ -566,11 +568,14 @@ Task<bool> KernelCache::set_size(fs::Attributes attributes, bool may_ask) {
 
 Task<void> KernelCache::wait_while_setting_size(fs::InodeNumber inode) {
   const TimePoint patience = executor_.now() + size_patience;
+  const auto first = settings_.find(inode);
+  if (first == settings_.end()) co_return;
+  const std::shared_ptr<Setting> setting = first->second;
   for (;;) {
     const auto found = settings_.find(inode);
-    if (found == settings_.end() || stopped_ || executor_.now() > patience) co_return;
+    if (found == settings_.end() || found->second != setting || stopped_) co_return;
+    if (executor_.now() > patience) co_return;
     drain_();
-    const std::shared_ptr<Setting> setting = found->second;
     if (setting->answered && Notifier::sleeps_without_progress(*setting->job)) co_return;
     co_await sleep_until(executor_, executor_.now() + look_interval);
   }

@@ -223,6 +223,7 @@ class KernelCache final : public mount::KernelCache {
     bool asks = false;                      // by make_ask(), else by truncate()
     bool answered = false;
   };
+  bool given_up(fs::InodeNumber inode) const;
   std::shared_ptr<Setting> setting_of(fs::InodeNumber inode, std::uint32_t thread) const;
   std::map<fs::InodeNumber, std::shared_ptr<Setting>> settings_;
   std::set<std::shared_ptr<Setting>> given_up_;  // their threads do not get what they ask for
