@@ -4,6 +4,7 @@
 //   plumeria-sim --seeds A-B                  many, until the first failure
 //   --workload files|names|tree               default: by the seed
 //   --fault none|network|partition|…|all      default: by the seed
+//   --trim-above P                            how full a log gets, in percent; default: by the seed
 //   --plant NAME                              a planted fault (builds with PLUMERIA_PLANTED_FAULTS)
 //   --twice                                   each seed twice; their traces must be equal
 //   --trace                                   what happens, line by line
@@ -32,7 +33,7 @@ namespace {
 
 struct Arguments {
   std::uint64_t first = 1, last = 1;
-  std::string workload, fault, plant;
+  std::string workload, fault, plant, trim_above;
   bool twice = false, trace = false, quiet = false, embedded = false;
   std::size_t mounts = 0;
 };
@@ -47,6 +48,9 @@ RunOptions options_for(std::uint64_t seed, const Arguments& arguments) {
   options.trouble = troubles[random.below(troubles.size())];
   options.embedded = random.chance(1, 10);
   options.mounts = arguments.mounts;
+  if (!arguments.trim_above.empty()) {
+    options.trim_log_above = std::strtod(arguments.trim_above.c_str(), nullptr) / 100;
+  }
   if (!arguments.workload.empty()) options.workload = arguments.workload;
   if (!arguments.fault.empty()) options.trouble = *trouble_of(arguments.fault);
   if (arguments.embedded) options.embedded = true;
@@ -68,6 +72,9 @@ std::string hint_for(const RunOptions& options, const Arguments& arguments) {
                    " --workload ", options.workload, " --fault ", trouble_name(options.trouble));
   if (options.embedded) hint += " --embedded";
   if (options.mounts != 0) absl::StrAppend(&hint, " --mounts ", options.mounts);
+  if (!arguments.trim_above.empty()) {
+    absl::StrAppend(&hint, " --trim-above ", arguments.trim_above);
+  }
   if (!arguments.plant.empty()) absl::StrAppend(&hint, " --plant ", arguments.plant);
   return hint;
 }
@@ -214,6 +221,8 @@ int main(const std::vector<std::string>& words) {
       if (!trouble_of(arguments.fault)) return complain("no fault: " + words[i]);
     } else if (word == "--mounts") {
       arguments.mounts = std::strtoull(words[++i].c_str(), nullptr, 10);
+    } else if (word == "--trim-above" && has_value) {
+      arguments.trim_above = words[++i];
     } else if (word == "--plant") {
       arguments.plant = words[++i];
       if (!plant_by_name(arguments.plant)) {

@@ -99,8 +99,12 @@ class NameWorkload final : public Workload {
     history_[at].returned = cluster_.simulation().now();
   }
 
+  // Most are so long that the block of a directory has several sectors to be torn at.
+  static std::string name_of(std::uint64_t name) {
+    return absl::StrCat("name", name, std::string(name == 0 ? 0 : 200, '-'));
+  }
   static std::string path_of(std::uint64_t directory, std::uint64_t name) {
-    return absl::StrCat("dir", directory, "/name", name);
+    return absl::StrCat("dir", directory, "/", name_of(name));
   }
   std::string random_path() { return path_of(random_.below(directories), random_.below(names)); }
 
@@ -244,7 +248,7 @@ class NameWorkload final : public Workload {
     std::map<std::string, int> found;
     for (const ListedName& entry : *listed) ++found[absl::StrCat(directory, "/", entry.name)];
     for (std::uint64_t j = 0; j < names; ++j) {
-      const std::string path = absl::StrCat(directory, "/name", j);
+      const std::string path = absl::StrCat(directory, "/", name_of(j));
       const Action action = found.contains(path) ? Action::present : Action::absent;
       self->recorder_.seen(path, self->identity(mount), action, 0, begin);
       const auto kind =

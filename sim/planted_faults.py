@@ -16,12 +16,13 @@ PLANTED = {
     "release_before_flush": (["--workload", "files", "--fault", "crash"], 8, 3),
     "trim_before_flush": (["--workload", "names", "--fault", "power"], 12, 3),
     "replay_without_version_check": (["--workload", "names", "--fault", "crash"], 8, 3),
-    "delta_without_image": (["--workload", "names", "--fault", "power"], 12, 3),
+    "delta_without_image": (["--workload", "names", "--fault", "power", "--trim-above", "2"],
+                            8, 3),
     "gainer_grants_early": (["--workload", "files", "--fault", "restart"], 8, 3),
     "in_transition_ignored": (["--workload", "files", "--fault", "none"], 5, 3),
     "kernel_invalidation_left_out": (["--workload", "files", "--fault", "none"], 5, 3),
     "stale_end_ignored": (["--workload", "files", "--fault", "none"], 5, 3),
-    "renewal_counted_from_reply": (["--workload", "files", "--fault", "partition"], 16, 3),
+    "renewal_counted_from_reply": (["--workload", "files", "--fault", "held_answer"], 12, 3),
 }
 PATIENCE = 120  # seconds for one seed
 

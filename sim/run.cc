@@ -26,6 +26,7 @@ ClusterOptions cluster_options(const RunOptions& options) {
   if (random.chance(1, 4)) cluster.cache_size = 1u << 20;
   // And often a log that is trimmed so soon that a crash finds little of it.
   if (random.chance(1, 3)) cluster.trim_log_above = random.chance(1, 2) ? 0.02 : 0.1;
+  if (options.trim_log_above) cluster.trim_log_above = *options.trim_log_above;
   return cluster;
 }
 
@@ -52,7 +53,7 @@ class ImaginedCuts {
   void changed(Place place) {
     std::uint64_t one_in = 2000;
     if (place == Place::log_header) one_in = 4;
-    if (place == Place::metadata) one_in = 100;
+    if (place == Place::metadata) one_in = 60;
     if (!random_.chance(1, one_in) || !cluster_.simulation().violation().empty()) return;
     rarely<"world: a power cut is imagined">();
     const auto problems = cluster_.check_after_imagined_power_cut(random_.next());

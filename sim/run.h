@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,7 +29,8 @@ struct RunOptions {
   Trouble trouble = Trouble::none;
   std::size_t mounts = 0;  // 0: by the seed
   bool embedded = false;
-  Duration faults_for = 20s;  // of virtual time
+  Duration faults_for = 20s;             // of virtual time
+  std::optional<double> trim_log_above;  // wal::Log; nothing: by the seed
   std::function<void(std::string_view)> trace;
 };
 
