@@ -64,6 +64,7 @@ KernelCache::KernelCache(os::RealExecutor& executor, const Device& device, std::
       drain_(std::move(drain)),
       answered_(executor),
       settled_(executor),
+      second_lookup_(executor),
       setting_ended_(executor),
       notifier_(executor, device, threads_max),
       own_notifier_(executor, device, own_threads_max),
@@ -763,6 +764,7 @@ Task<void> KernelCache::drop_one(fs::InodeNumber inode) {
 }
 
 Task<bool> KernelCache::drop_everything(TimePoint deadline) {
+  second_lookup_.let_go_of_all();
   if (stopped_) co_return true;
   if (has_epoch_) device_.notify(new_epoch());
   std::vector<fs::InodeNumber> all;
@@ -811,6 +813,7 @@ Task<bool> KernelCache::drop_everything(TimePoint deadline) {
 
 void KernelCache::stop() {
   stopped_ = true;
+  second_lookup_.let_go_of_all();
   answered_.notify_all();
   for (auto& [unique, promise] : std::exchange(turns_, {})) promise.set(fs::Access::normal);
 }

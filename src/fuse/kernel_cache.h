@@ -21,6 +21,7 @@
 #include "base/async.h"
 #include "fuse/notifier.h"
 #include "fuse/page_gate.h"
+#include "fuse/second_lookup.h"
 #include "fuse/size_belief.h"
 #include "fuse/thread_state.h"
 #include "fuse/untaken_reads.h"
@@ -141,6 +142,7 @@ class KernelCache final : public mount::KernelCache {
   void read_sent(fs::InodeNumber inode, Range range, std::uint32_t thread) {
     untaken_reads_.sent(thread, inode, range);
   }
+  SecondLookup& second_lookup() { return second_lookup_; }
   // A listing was sent to this thread, which may not have put it into the cache yet.
   void listing_sent(fs::InodeNumber directory, std::uint32_t thread);
   // Any later request of the thread shows that it has.
@@ -215,6 +217,7 @@ class KernelCache final : public mount::KernelCache {
   Event settled_;
   std::map<std::uint32_t, fs::InodeNumber> listings_;  // by thread
   UntakenReads untaken_reads_;
+  SecondLookup second_lookup_;
   absl::flat_hash_map<fs::InodeNumber, SizeBelief> sizes_;  // never iterated
   struct Setting {
     fs::Attributes attributes;

@@ -32,8 +32,10 @@ constexpr std::uint32_t wanted_flags =
     FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_EXPLICIT_INVAL_DATA |
     FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT;
 
+lock::LockName lock_of(fs::InodeNumber inode) { return {lock::LockClass::inode, raw(inode)}; }
+
 bool covers(const std::vector<clerk::Pin>& pins, fs::InodeNumber inode) {
-  const lock::LockName name{lock::LockClass::inode, raw(inode)};
+  const lock::LockName name = lock_of(inode);
   return std::any_of(pins.begin(), pins.end(),
                      [&](const clerk::Pin& pin) { return pin && pin.name() == name; });
 }
@@ -420,6 +422,7 @@ Task<void> Session::lookup(Request request, std::string name) {
 #ifdef PLUMERIA_PLANTED_FAULTS
   if (planted(Fault::fuse_expire_entry_instead_of_epoch)) cache_.name_seen(request.inode, name);
 #endif
+  cache_.second_lookup().looks_up(request.thread);
   auto found = co_await operations_->lookup(request.inode, name);
   while (found && found->attributes && cache_.settling(found->attributes->inode)) {
     const fs::InodeNumber inode = found->attributes->inode;
@@ -454,6 +457,11 @@ Task<void> Session::lookup(Request request, std::string name) {
   validity.attributes =
       covers(found->pins, found->attributes->inode) || planted(Fault::fuse_attributes_uncovered);
   reply_entry(request, encode_entry(*found->attributes, validity));
+  if (!cache_.second_lookup().wants(request.thread)) co_return;
+  for (clerk::Pin& pin : found->pins) {
+    if (!pin || pin.name() != lock_of(request.inode)) continue;
+    cache_.second_lookup().looked_up(request.thread, std::move(pin));
+  }
 }
 
 Task<void> Session::readlink(Request request) {
@@ -972,6 +980,8 @@ Task<void> Session::set_lock(Request request, fuse_lk_in in, bool wait) {
 // ---- replies
 
 int Session::reply(const Request& request, const void* body, std::size_t size) {
+  const bool of_a_path = request.opcode == FUSE_LOOKUP || request.opcode == FUSE_GETATTR;
+  if (!of_a_path) cache_.second_lookup().answered(request.thread);
   fuse_out_header header{};
   header.unique = request.unique;
   header.len = static_cast<std::uint32_t>(sizeof header + size);
@@ -987,6 +997,8 @@ int Session::reply(const Request& request, const void* body, std::size_t size) {
 
 void Session::reply_errno(const Request& request, int error) {
   ++statistics_.errors;
+  cache_.second_lookup().answered(request.thread);
+  if (error == ESTALE) cache_.second_lookup().found_stale(request.thread);
   fuse_out_header header{};
   header.unique = request.unique;
   header.len = sizeof header;

@@ -1,0 +1,55 @@
+#include "fuse/second_lookup.h"
+
+#include <utility>
+
+namespace plumeria::fuse {
+
+namespace {
+
+constexpr Duration second_try_within = 1s;
+constexpr std::size_t failed_max = 1024;  // beyond it those of long ago are forgotten
+
+}  // namespace
+
+void SecondLookup::found_stale(std::uint32_t thread) {
+  const TimePoint now = executor_.now();
+  if (failed_.size() >= failed_max) {
+    std::erase_if(failed_,
+                  [&](const auto& entry) { return now - entry.second > second_try_within; });
+  }
+  failed_.insert_or_assign(thread, now);
+}
+
+SecondLookup::~SecondLookup() { let_go_of_all(); }
+
+void SecondLookup::let_go_of_all() {
+  for (const auto& [thread, kept] : kept_) executor_.cancel(kept.timer);
+  kept_.clear();
+}
+
+void SecondLookup::looked_up(std::uint32_t thread, clerk::Pin directory) {
+  const auto failed = failed_.find(thread);
+  if (failed == failed_.end()) return;
+  const TimePoint now = executor_.now();
+  if (now - failed->second > second_try_within) {
+    failed_.erase(failed);
+    return;
+  }
+  drop(thread);  // Of a path with several names the last one stays.
+  Kept kept{std::move(directory), executor_.at(now + patience, [this, thread] { let_go(thread); })};
+  kept_.emplace(thread, std::move(kept));
+}
+
+bool SecondLookup::drop(std::uint32_t thread) {
+  const auto found = kept_.find(thread);
+  if (found == kept_.end()) return false;
+  executor_.cancel(found->second.timer);
+  kept_.erase(found);
+  return true;
+}
+
+void SecondLookup::let_go(std::uint32_t thread) {
+  if (drop(thread)) failed_.erase(thread);
+}
+
+}  // namespace plumeria::fuse

@@ -1,0 +1,56 @@
+// open(2) and its like look a name up and then use the inode. If another mount replaces the file by
+// rename(2) in between, the inode is gone (ESTALE), and the kernel tries once more. So that it
+// cannot happen again, the second LOOKUP's directory stays locked until the request that follows it
+// is answered, or for a short while.
+//
+// Ownership: borrows the executor. Threads: one.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "clerk/clerk.h"
+#include "os/real_world.h"
+
+namespace plumeria::fuse {
+
+class SecondLookup {
+ public:
+  static constexpr Duration patience = 50ms;  // what who wants the directory waits for at most
+
+  explicit SecondLookup(os::RealExecutor& executor) : executor_(executor) {}
+  ~SecondLookup();
+  SecondLookup(const SecondLookup&) = delete;
+  SecondLookup& operator=(const SecondLookup&) = delete;
+
+  // A request of the thread found its inode gone.
+  void found_stale(std::uint32_t thread);
+  // A LOOKUP of the thread arrives: what was kept must not be in its way.
+  void looks_up(std::uint32_t thread) {
+    if (!kept_.empty()) drop(thread);
+  }
+  // A LOOKUP of the thread was answered, under this pin of the directory.
+  void looked_up(std::uint32_t thread, clerk::Pin directory);
+  bool wants(std::uint32_t thread) const { return !failed_.empty() && failed_.contains(thread); }
+  // Another request of the thread was answered, but for LOOKUPs and GETATTRs, which belong to the
+  // path.
+  void answered(std::uint32_t thread) {
+    if (!kept_.empty()) let_go(thread);
+  }
+  // The locks go.
+  void let_go_of_all();
+
+ private:
+  struct Kept {
+    clerk::Pin pin;
+    TimerId timer{};
+  };
+  bool drop(std::uint32_t thread);  // whether there was one
+  void let_go(std::uint32_t thread);
+
+  os::RealExecutor& executor_;
+  std::map<std::uint32_t, TimePoint> failed_;  // when
+  std::map<std::uint32_t, Kept> kept_;
+};
+
+}  // namespace plumeria::fuse
