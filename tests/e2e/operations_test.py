@@ -88,7 +88,8 @@ class Setup(harness.Case):
         pid = int(pid_file.read_text())
         self.assertEqual(os.getpriority(os.PRIO_PROCESS, pid), -10)
         try:
-            run(PLUMERIA, "mount", address, point, "--log", log, "--nice", "3", "--pid-file", its_pid)
+            run(PLUMERIA, "mount", address, point, "--log", log, "--nice", "3", "--pid-file",
+                its_pid)
             self.assertEqual(os.getpriority(os.PRIO_PROCESS, int(its_pid.read_text())), 3)
             self.assertEqual((point / "f").read_text(), "x")
             run(PLUMERIA, "umount", point)
