@@ -21,10 +21,10 @@ function(add_layer name)
 endfunction()
 
 # add_program_test(NAME name COMMAND … [VARIANTS variant…] [LABELS …] [TIMEOUT s] [SERIAL]
-#                  [BUILDS target…]): a test that ctest runs in the variants named (release: the
+#                  [COST n] [BUILDS target…]): a test that ctest runs in the variants named (release: the
 # product's own). SERIAL: nothing else runs beside it.
 function(add_program_test)
-  cmake_parse_arguments(ARG "SERIAL" "NAME;TIMEOUT" "COMMAND;VARIANTS;LABELS;BUILDS" ${ARGN})
+  cmake_parse_arguments(ARG "SERIAL" "NAME;TIMEOUT;COST" "COMMAND;VARIANTS;LABELS;BUILDS" ${ARGN})
   set(variant ${PLUMERIA_VARIANT})
   if(NOT variant)
     set(variant release)
@@ -47,6 +47,10 @@ function(add_program_test)
   if(ARG_SERIAL)
     set_tests_properties(${name} PROPERTIES RUN_SERIAL ON)
   endif()
+  # What takes longest begins first, so that no processor is idle at the end.
+  if(ARG_COST)
+    set_tests_properties(${name} PROPERTIES COST ${ARG_COST})
+  endif()
   if(ARG_BUILDS)
     add_dependencies(test_programs ${ARG_BUILDS})
   endif()
@@ -55,7 +59,7 @@ endfunction()
 # add_unit_tests(LAYER SOURCES file… [LINKS library…]): one GoogleTest program `LAYER_test`, run by
 # ctest.
 function(add_unit_tests layer)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
+  cmake_parse_arguments(ARG "" "COST" "SOURCES;LINKS" ${ARGN})
   add_executable(${layer}_test ${ARG_SOURCES})
   target_link_libraries(${layer}_test PRIVATE ${layer} ${ARG_LINKS} GTest::gmock GTest::gtest_main)
   set(variants release asan)
@@ -63,5 +67,5 @@ function(add_unit_tests layer)
     list(APPEND variants tsan)
   endif()
   add_program_test(NAME unit.${layer} COMMAND ${layer}_test VARIANTS ${variants} LABELS unit
-    TIMEOUT 1200 BUILDS ${layer}_test)
+    TIMEOUT 1200 COST "${ARG_COST}" BUILDS ${layer}_test)
 endfunction()
