@@ -56,7 +56,7 @@ grep -q ^ready "$work/host.log" || { cat "$work/host.log"; exit 1; }
 (
   sleep $((seconds + 40))
   abort_all
-) &
+) >/dev/null 2>&1 &  # What it leaves behind must not keep the output open.
 watchdog=$!
 # In a session of its own, by which its processes are recognized.
 setsid -w timeout -k 20 $((seconds + 30)) "$build/plumeria-coherence-stress" "$work/a" "$work/b" \
