@@ -21,8 +21,8 @@ function(add_layer name)
 endfunction()
 
 # add_program_test(NAME name COMMAND … [VARIANTS variant…] [LABELS …] [TIMEOUT s] [SERIAL]
-#                  [COST n] [BUILDS target…]): a test that ctest runs in the variants named (release: the
-# product's own). SERIAL: nothing else runs beside it.
+#                  [COST n] [BUILDS target…]): a test that ctest runs in the variants named
+# (release: the product's own). SERIAL: nothing else runs beside it.
 function(add_program_test)
   cmake_parse_arguments(ARG "SERIAL" "NAME;TIMEOUT;COST" "COMMAND;VARIANTS;LABELS;BUILDS" ${ARGN})
   set(variant ${PLUMERIA_VARIANT})

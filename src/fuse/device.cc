@@ -207,13 +207,14 @@ std::optional<std::uint64_t> Device::make_ask(std::uint64_t inode, std::uint64_t
 }
 
 std::optional<std::uint64_t> Device::truncate(std::uint64_t inode, std::uint64_t generation,
-                                              std::uint64_t size) const {
+                                              std::uint64_t size, int& error) const {
   const int file = open_inode(inode, generation);
   if (file < 0) return {};
   struct statx status {};
   const std::string path = absl::StrCat("/proc/self/fd/", file);
-  const bool done = ::truncate(path.c_str(), static_cast<off_t>(size)) == 0 &&
-                    ::statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &status) == 0;
+  if (::truncate(path.c_str(), static_cast<off_t>(size)) != 0) error = errno;
+  const bool done =
+      error == 0 && ::statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &status) == 0;
   ::close(file);
   if (!done) return {};
   return status.stx_size;

@@ -54,9 +54,9 @@ class Device {
   std::optional<std::uint64_t> make_ask(std::uint64_t inode, std::uint64_t generation) const;
   // Makes the kernel set an inode's size by truncate(2), for which it keeps everybody out who
   // writes to the file, asks by a SETATTR of this thread, and takes the reply in any case. Else as
-  // make_ask(); before, it may ask for the attributes.
+  // make_ask(); before, it may ask for the attributes. `error` is an errno if it failed.
   std::optional<std::uint64_t> truncate(std::uint64_t inode, std::uint64_t generation,
-                                        std::uint64_t size) const;
+                                        std::uint64_t size, int& error) const;
 
   // The name of the connection in /sys/fs/fuse/connections.
   std::uint32_t connection() const { return connection_; }

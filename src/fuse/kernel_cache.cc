@@ -68,7 +68,8 @@ KernelCache::KernelCache(os::RealExecutor& executor, const Device& device, std::
       setting_ended_(executor),
       notifier_(executor, device, threads_max),
       own_notifier_(executor, device, own_threads_max),
-      size_notifier_(executor, device, size_threads_max) {}
+      size_notifier_(executor, device, size_threads_max),
+      ask_notifier_(executor, device, size_threads_max) {}
 
 PageGate* KernelCache::gate(fs::InodeNumber inode) {
   const auto found = gates_.find(inode);
@@ -499,7 +500,7 @@ Task<void> KernelCache::make_longer(fs::InodeNumber inode, std::uint64_t size) {
   auto watch = std::make_shared<Watch>(executor_);
   std::vector<Bytes> messages;
   messages.push_back(fuse::make_longer(raw(inode), size));
-  const auto job = Watch::start(size_notifier_, watch, std::move(messages));
+  const auto job = Watch::start(ask_notifier_, watch, std::move(messages));
   while (!watch->done) {
     co_await Watch::wait(&executor_, watch);
     if (!watch->done && Notifier::sleeps_without_progress(*job)) break;
@@ -532,12 +533,16 @@ Task<bool> KernelCache::set_size(fs::Attributes attributes, bool may_ask) {
     const fs::Attributes& wanted = setting->attributes;
     const std::uint64_t number = raw(wanted.inode);
     if (!setting->asks) {
-      setting->believed = device_.truncate(number, wanted.generation, wanted.size);
-    } else {
-      setting->believed = device_.make_ask(number, wanted.generation);
+      int error = 0;
+      setting->believed = device_.truncate(number, wanted.generation, wanted.size, error);
+      // What does not let it be truncated (EROFS, ETXTBSY) lets nobody write to it either.
+      setting->asks = error != 0 && error != EAGAIN;
     }
+    if (setting->asks) setting->believed = device_.make_ask(number, wanted.generation);
   };
-  setting->job = size_notifier_.start(work, [this, inode, watch, setting] {
+  // Those that are given up must not be in the way of those that others wait for.
+  Notifier& notifier = may_ask ? ask_notifier_ : size_notifier_;
+  setting->job = notifier.start(work, [this, inode, watch, setting] {
     const auto entry = settings_.find(inode);
     if (entry != settings_.end() && entry->second == setting) settings_.erase(entry);
     given_up_.erase(setting);
@@ -585,11 +590,13 @@ Task<void> KernelCache::wait_while_setting_size(fs::InodeNumber inode) {
 std::shared_ptr<KernelCache::Setting> KernelCache::setting_of(fs::InodeNumber inode,
                                                               std::uint32_t thread) const {
   const auto found = settings_.find(inode);
-  const bool is_its = found != settings_.end() && Notifier::thread(*found->second->job) == thread;
+  const bool is_its =
+      thread != 0 && found != settings_.end() && Notifier::thread(*found->second->job) == thread;
   return is_its ? found->second : nullptr;
 }
 
 bool KernelCache::is_ours(std::uint32_t thread) const {
+  if (thread == 0) return false;  // of another process space, or ours has not begun
   const auto is_its = [thread](const std::shared_ptr<Setting>& setting) {
     return Notifier::thread(*setting->job) == thread;
   };

@@ -11,6 +11,7 @@
 #include <absl/container/flat_hash_set.h>
 #include <absl/container/node_hash_map.h>
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <optional>
@@ -223,7 +224,7 @@ class KernelCache final : public mount::KernelCache {
     fs::Attributes attributes;
     Notifier::JobPointer job;
     std::optional<std::uint64_t> believed;  // the job's until it is done
-    bool asks = false;                      // by make_ask(), else by truncate()
+    std::atomic<bool> asks = false;         // by make_ask(), else by truncate()
     bool answered = false;
   };
   bool given_up(fs::InodeNumber inode) const;
@@ -241,6 +242,7 @@ class KernelCache final : public mount::KernelCache {
   Notifier notifier_;
   Notifier own_notifier_;
   Notifier size_notifier_;
+  Notifier ask_notifier_;
   TaskScope tasks_;
 };
 

@@ -25,6 +25,7 @@ SecondLookup::~SecondLookup() { let_go_of_all(); }
 void SecondLookup::let_go_of_all() {
   for (const auto& [thread, kept] : kept_) executor_.cancel(kept.timer);
   kept_.clear();
+  failed_.clear();
 }
 
 void SecondLookup::looked_up(std::uint32_t thread, clerk::Pin directory) {
@@ -36,7 +37,8 @@ void SecondLookup::looked_up(std::uint32_t thread, clerk::Pin directory) {
     return;
   }
   drop(thread);  // Of a path with several names the last one stays.
-  Kept kept{std::move(directory), executor_.at(now + patience, [this, thread] { let_go(thread); })};
+  Kept kept{std::move(directory),
+            executor_.at(now + patience, [this, thread] { answered(thread); })};
   kept_.emplace(thread, std::move(kept));
 }
 
@@ -46,10 +48,6 @@ bool SecondLookup::drop(std::uint32_t thread) {
   executor_.cancel(found->second.timer);
   kept_.erase(found);
   return true;
-}
-
-void SecondLookup::let_go(std::uint32_t thread) {
-  if (drop(thread)) failed_.erase(thread);
 }
 
 }  // namespace plumeria::fuse

@@ -25,8 +25,8 @@ class SecondLookup {
 
   // A request of the thread found its inode gone.
   void found_stale(std::uint32_t thread);
-  // A LOOKUP of the thread arrives: what was kept must not be in its way.
-  void looks_up(std::uint32_t thread) {
+  // A request of the thread for names arrives: what was kept must not be in its way.
+  void make_way(std::uint32_t thread) {
     if (!kept_.empty()) drop(thread);
   }
   // A LOOKUP of the thread was answered, under this pin of the directory.
@@ -35,9 +35,10 @@ class SecondLookup {
   // Another request of the thread was answered, but for LOOKUPs and GETATTRs, which belong to the
   // path.
   void answered(std::uint32_t thread) {
-    if (!kept_.empty()) let_go(thread);
+    if (!kept_.empty()) drop(thread);
+    if (!failed_.empty()) failed_.erase(thread);
   }
-  // The locks go.
+  // The locks go; nothing more is kept for those who failed before.
   void let_go_of_all();
 
  private:
@@ -46,7 +47,6 @@ class SecondLookup {
     TimerId timer{};
   };
   bool drop(std::uint32_t thread);  // whether there was one
-  void let_go(std::uint32_t thread);
 
   os::RealExecutor& executor_;
   std::map<std::uint32_t, TimePoint> failed_;  // when

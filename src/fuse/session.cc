@@ -233,6 +233,7 @@ void Session::handle(ByteView bytes) {
 }
 
 void Session::handle_names(Request request, Arguments& arguments) {
+  cache_.second_lookup().make_way(request.thread);
   switch (request.opcode) {
     case FUSE_LOOKUP:
       tasks_.spawn(lookup(request, arguments.text()));
@@ -422,25 +423,25 @@ Task<void> Session::lookup(Request request, std::string name) {
 #ifdef PLUMERIA_PLANTED_FAULTS
   if (planted(Fault::fuse_expire_entry_instead_of_epoch)) cache_.name_seen(request.inode, name);
 #endif
-  cache_.second_lookup().looks_up(request.thread);
   auto found = co_await operations_->lookup(request.inode, name);
-  while (found && found->attributes && cache_.settling(found->attributes->inode)) {
-    const fs::InodeNumber inode = found->attributes->inode;
-    found->pins.clear();
-    co_await cache_.settled(inode);
-    found = co_await operations_->lookup(request.inode, name);
-  }
-  for (std::uint32_t times = 0; times < size_attempts && found && found->attributes; ++times) {
+  for (std::uint32_t times = 0; found && found->attributes;) {
     const fs::Attributes& attributes = *found->attributes;
     const fs::InodeNumber inode = attributes.inode;
-    if (cache_.is_sure_of_size(inode, attributes.size)) break;
-    if (cache_.may_cut_pages(inode) || !cache_.may_believe_in_more(inode, attributes.size)) {
-      const bool sure = co_await cache_.make_sure_of_size(attributes, is_last(times));
-      if (sure) break;
+    if (cache_.settling(inode)) {
+      found->pins.clear();
+      co_await cache_.settled(inode);
+    } else if (times == size_attempts || cache_.is_sure_of_size(inode, attributes.size)) {
+      break;
+    } else if (cache_.may_cut_pages(inode) || !cache_.may_believe_in_more(inode, attributes.size)) {
+      const bool sure = co_await cache_.make_sure_of_size(attributes, is_last(times++));
+      if (sure && !cache_.settling(inode)) break;
+      found->pins.clear();
+      co_await cache_.wait_for_changer(inode);
+    } else {
+      found->pins.clear();
+      co_await cache_.wait_for_changer(inode);
+      (void)co_await make_sure_of_size(inode, fs::Access::normal, is_last(times++));
     }
-    found->pins.clear();
-    co_await cache_.wait_for_changer(inode);
-    (void)co_await make_sure_of_size(inode, fs::Access::normal, is_last(times));
     found = co_await operations_->lookup(request.inode, name);
   }
   if (!found) {
@@ -456,8 +457,8 @@ Task<void> Session::lookup(Request request, std::string name) {
   validity.name = may_cache;
   validity.attributes =
       covers(found->pins, found->attributes->inode) || planted(Fault::fuse_attributes_uncovered);
-  reply_entry(request, encode_entry(*found->attributes, validity));
-  if (!cache_.second_lookup().wants(request.thread)) co_return;
+  const int error = reply_entry(request, encode_entry(*found->attributes, validity));
+  if (error != 0 || !cache_.second_lookup().wants(request.thread)) co_return;
   for (clerk::Pin& pin : found->pins) {
     if (!pin || pin.name() != lock_of(request.inode)) continue;
     cache_.second_lookup().looked_up(request.thread, std::move(pin));
@@ -536,6 +537,7 @@ Task<void> Session::create(Request request, std::string name, fuse_create_in in)
   out.entry = encode_entry(made->entry.value, validity);
   out.open.fh = raw(made->handle);
   out.open.open_flags = open_flags_for(in.flags);
+  if ((out.open.open_flags & FOPEN_DIRECT_IO) != 0) direct_handles_.insert(out.open.fh);
   const fs::InodeNumber inode = made->entry.value.inode;
   const bool is_new = cache_.looked_up(inode, made->entry.value.generation, false);
   cache_.inode_told(inode, made->entry.value.size, is_new);
@@ -742,6 +744,7 @@ Task<void> Session::open_file(Request request, std::uint32_t flags) {
   fuse_open_out out{};
   out.fh = raw(*handle);
   out.open_flags = open_flags_for(flags);
+  if ((out.open_flags & FOPEN_DIRECT_IO) != 0) direct_handles_.insert(out.fh);
   opened(request.inode, flags);
   if (reply_with(request, out) == 0) co_return;
   closed(request.inode, flags);
@@ -762,6 +765,7 @@ bool Session::closed(fs::InodeNumber inode, std::uint32_t flags) {
 }
 
 Task<void> Session::release(Request request, fuse_release_in in) {
+  direct_handles_.erase(in.fh);
   if ((in.release_flags & FUSE_RELEASE_FLOCK_UNLOCK) != 0) {
     (void)co_await operations_->drop_file_locks(request.inode, true, in.lock_owner);
   }
@@ -781,7 +785,7 @@ Task<void> Session::release(Request request, fuse_release_in in) {
 // READs of more than a page are sent ahead of those who want them. Who waits for a page that such a
 // one could not fill asks for it alone.
 bool Session::is_ahead(const fuse_read_in& in) const {
-  const bool direct = (in.flags & O_DIRECT) != 0 || open_flags_for(in.flags) != FOPEN_KEEP_CACHE;
+  const bool direct = (in.flags & O_DIRECT) != 0 || direct_handles_.contains(in.fh);
   return in.size > page_size && !direct;
 }
 

@@ -154,6 +154,7 @@ class Session {
   Bytes buffer_;
   fs::Attributes root_;                                          // as the kernel was told last
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> handles_;  // open ones; never iterated
+  std::set<std::uint64_t> direct_handles_;                       // opened past the kernel's cache
   // Who had fcntl locks of a file since it was opened here; never iterated.
   absl::flat_hash_map<fs::InodeNumber, std::set<std::uint64_t>> record_locked_;
   absl::flat_hash_set<std::uint64_t> waiting_locks_;  // requests that INTERRUPT can end
