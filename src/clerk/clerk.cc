@@ -719,7 +719,6 @@ void Clerk::unpin(LockName name, Mode mode) {
   if (slow) s.process();
 }
 
-std::uint64_t Clerk::pins() const { return state_->core.pins(); }
 Mode Clerk::held(LockName name) const { return state_->core.held(name); }
 bool Clerk::revoking(LockName name) const { return state_->core.revoking(name); }
 bool Clerk::giving_up(LockName name) const { return state_->core.giving_up(name); }

@@ -198,7 +198,6 @@ class Clerk final : public PinOwner {
   void give_back(LockName name);
 
   // The global mode held now (whatever a revoke is about to do to it).
-  std::uint64_t pins() const;  // of all locks, given and not dropped
   Mode held(LockName name) const;
   // True from revoke_begins to revoke_ended.
   bool revoking(LockName name) const;

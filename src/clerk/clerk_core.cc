@@ -107,7 +107,6 @@ bool ClerkCore::can_pin(const Entry& entry, Mode mode) const {
 }
 
 void ClerkCore::pin(TimePoint now, Entry& entry, Mode mode) {
-  ++pins_;
   if (mode == Mode::exclusive) {
     ++entry.exclusive_pins;
   } else {
@@ -283,8 +282,7 @@ bool ClerkCore::unpin_matters(LockName name) const {
 
 void ClerkCore::unpin(TimePoint now, LockName name, Mode mode, Effects& out) {
   Entry* entry = find(name);
-  CHECK(entry != nullptr && pins_ > 0);
-  --pins_;
+  CHECK(entry != nullptr);
   if (mode == Mode::exclusive) {
     CHECK(entry->exclusive_pins > 0);
     --entry->exclusive_pins;

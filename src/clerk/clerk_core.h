@@ -120,7 +120,6 @@ class ClerkCore {
   // Aborts if an invariant is broken; walks everything.
   void check_invariants() const;
   // Local holds, for tests.
-  std::uint64_t pins() const { return pins_; }  // of all locks
   std::uint32_t shared_pins(LockName name) const;
   bool exclusive_pin(LockName name) const;
 
@@ -169,8 +168,6 @@ class ClerkCore {
   void append(Entry& entry);
   void unlink(Entry& entry);
   void set_held(Entry& entry, Mode mode);
-  std::uint64_t pins_ = 0;
-
   bool can_pin(const Entry& entry, Mode mode) const;
   void pin(TimePoint now, Entry& entry, Mode mode);
   void serve_waiters(TimePoint now, Entry& entry, Effects& out);

@@ -71,7 +71,6 @@ struct Mount::State : clerk::RevokeHandler {
   Task<Result<std::unique_ptr<Session>>> new_session(Duration give_up_after);
   void fenced(lock::LeaseNumber lease);
   Task<void> rejoin();
-  Task<void> wait_for_pins();
   Task<void> forget_rest(bool forgot_all);
 
   bool knows_file_system() const { return session != nullptr && session->file_system != nullptr; }
@@ -203,14 +202,6 @@ void Mount::State::fenced(lock::LeaseNumber lease) {
   });
 }
 
-// An answer to the kernel may be on its way, with pins of a clerk that is about to go.
-Task<void> Mount::State::wait_for_pins() {
-  const TimePoint patience = world.clock.now() + drop_after_loss;
-  while (session->clerk->pins() > 0 && world.clock.now() < patience) {
-    co_await sleep_for(world, 1ms);
-  }
-}
-
 // Takes what must survive out of the session of the lost lease, and goes on under a new one.
 Task<void> Mount::State::rejoin() {
   (void)co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
@@ -226,7 +217,6 @@ Task<void> Mount::State::rejoin() {
   const bool forgot_all = co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
   const lock::LeaseNumber lost_lease = session->clerk->membership().lease;
   co_await session->log->settled();
-  co_await wait_for_pins();
   session.reset();
   disk.forget(lost_lease);
   while (!stopping) {
@@ -303,7 +293,6 @@ Task<Status> Mount::stop() {
   if (state.session == nullptr) co_return fail(Errc::lost, "the mount had no lease at its end");
   Session& session = *state.session;
   Status status = co_await session.file_system->stop();
-  co_await state.wait_for_pins();
   if (status) status = co_await session.log->finish();
   Status left = co_await session.clerk->leave();
   co_return status ? left : status;
