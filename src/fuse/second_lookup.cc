@@ -42,12 +42,11 @@ void SecondLookup::looked_up(std::uint32_t thread, clerk::Pin directory) {
   kept_.emplace(thread, std::move(kept));
 }
 
-bool SecondLookup::drop(std::uint32_t thread) {
+void SecondLookup::drop(std::uint32_t thread) {
   const auto found = kept_.find(thread);
-  if (found == kept_.end()) return false;
+  if (found == kept_.end()) return;
   executor_.cancel(found->second.timer);
   kept_.erase(found);
-  return true;
 }
 
 }  // namespace plumeria::fuse

@@ -32,8 +32,8 @@ class SecondLookup {
   // A LOOKUP of the thread was answered, under this pin of the directory.
   void looked_up(std::uint32_t thread, clerk::Pin directory);
   bool wants(std::uint32_t thread) const { return !failed_.empty() && failed_.contains(thread); }
-  // Another request of the thread was answered, but for LOOKUPs and GETATTRs, which belong to the
-  // path.
+  // Another request of the thread was answered, or any failed. LOOKUPs and GETATTRs that succeed
+  // belong to the path.
   void answered(std::uint32_t thread) {
     if (!kept_.empty()) drop(thread);
     if (!failed_.empty()) failed_.erase(thread);
@@ -46,7 +46,7 @@ class SecondLookup {
     clerk::Pin pin;
     TimerId timer{};
   };
-  bool drop(std::uint32_t thread);  // whether there was one
+  void drop(std::uint32_t thread);
 
   os::RealExecutor& executor_;
   std::map<std::uint32_t, TimePoint> failed_;  // when

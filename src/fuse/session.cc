@@ -537,12 +537,14 @@ Task<void> Session::create(Request request, std::string name, fuse_create_in in)
   out.entry = encode_entry(made->entry.value, validity);
   out.open.fh = raw(made->handle);
   out.open.open_flags = open_flags_for(in.flags);
-  if ((out.open.open_flags & FOPEN_DIRECT_IO) != 0) direct_handles_.insert(out.open.fh);
   const fs::InodeNumber inode = made->entry.value.inode;
   const bool is_new = cache_.looked_up(inode, made->entry.value.generation, false);
   cache_.inode_told(inode, made->entry.value.size, is_new);
   opened(inode, in.flags);
-  if (reply_with(request, out) == 0) co_return;
+  if (reply_with(request, out) == 0) {
+    note_if_direct(out.open);
+    co_return;
+  }
   // Nobody waits for it any more, so nobody will release or forget it.
   closed(inode, in.flags);
   forget(raw(inode), 1);
@@ -744,11 +746,17 @@ Task<void> Session::open_file(Request request, std::uint32_t flags) {
   fuse_open_out out{};
   out.fh = raw(*handle);
   out.open_flags = open_flags_for(flags);
-  if ((out.open_flags & FOPEN_DIRECT_IO) != 0) direct_handles_.insert(out.fh);
   opened(request.inode, flags);
-  if (reply_with(request, out) == 0) co_return;
+  if (reply_with(request, out) == 0) {
+    note_if_direct(out);
+    co_return;
+  }
   closed(request.inode, flags);
   (void)co_await operations_->release(*handle);
+}
+
+void Session::note_if_direct(const fuse_open_out& opened) {
+  if ((opened.open_flags & FOPEN_DIRECT_IO) != 0) direct_handles_.insert(opened.fh);
 }
 
 void Session::opened(fs::InodeNumber inode, std::uint32_t flags) {

@@ -101,6 +101,7 @@ class Session {
   // Before a READ tells the kernel where the file ends: it is to believe that.
   Task<bool> make_sure_of_size(fs::InodeNumber inode, fs::Access access, bool may_ask);
   bool is_ahead(const fuse_read_in& in) const;
+  void note_if_direct(const fuse_open_out& opened);
   Task<void> back_off(std::uint32_t times);
   Task<void> write(Request request, fuse_write_in in, SharedBytes data);
   Task<Result<fs::WriteReply>> write_once(Request request, fuse_write_in in, SharedBytes bytes,
