@@ -522,6 +522,8 @@ Task<bool> KernelCache::set_size(fs::Attributes attributes, bool may_ask) {
     co_return true;
   }
   if (!may_ask && given_up(inode)) co_return false;
+  // Whoever changes the file writes to it: to cut pages off now could lose what he writes next.
+  if (may_ask && gates_[inode].writing()) co_return true;
   ++statistics_.sizes_set;
   gates_[inode].disturb();
   auto setting = std::make_shared<Setting>();

@@ -123,6 +123,8 @@ class PageGate {
   std::string description() const;  // for a log line
 
   bool holding() const { return holds_ > 0; }
+  // A write(2) has put bytes into pages, and they are not ordered yet.
+  bool writing() const { return !writes_.empty(); }
   bool dropping() const { return drops_ > 0; }
   // Whether READs may be answered under a lock that is given up now.
   bool may_read() const { return drops_ > 0 && may_read_; }
