@@ -59,6 +59,7 @@ struct Heartbeat {
 
 // All that the processes share outside of the file system.
 struct Shared {
+  std::atomic<bool> prepared;  // the files are there, and the work begins
   std::atomic<bool> stop;
   std::atomic<int> violations;
   std::atomic<std::uint64_t> checks;
@@ -1012,6 +1013,7 @@ void add_locks() {
 
 void add_folder() {
   const std::string work = "/stress." + std::to_string(getpid());
+  const Call call("mkdir");
   must(mkdir((folders[0] + work).c_str(), 0755) == 0, "mkdir");
   for (std::string& folder : folders) folder += work;
 }
@@ -1069,22 +1071,30 @@ bool find_stall(const std::vector<Running>& running) {
   return stalled;
 }
 
-// Files are made before anybody works, so nobody is late then but the file system.
-void prepare(const std::vector<void (*)()>& parts) {
+// Files are made before anybody works, so nobody is late then but the file system. A process of its
+// own watches, as one whose call the kernel does not give back cannot even exit.
+int watched(const std::function<int()>& work) {
   constexpr std::uint64_t patience_ms = 10 * stall_limit_ms;
-  std::atomic<bool> done = false;
-  std::thread watcher([&done] {
-    const std::uint64_t began = now_ms();
-    while (!done) {
-      usleep(20000);
-      if (now_ms() - began < patience_ms) continue;
-      std::fprintf(stderr, "STALL before the start: %s\n", heartbeat->what.load());
-      _exit(3);
+  const std::uint64_t began = now_ms();
+  const pid_t worker = fork();
+  if (worker == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const int result = work();
+    std::fflush(stdout);
+    _exit(result);
+  }
+  for (int status = 0;;) {
+    if (waitpid(worker, &status, shared->prepared ? 0 : WNOHANG) == worker) {
+      return WIFEXITED(status) ? WEXITSTATUS(status) : 4;
     }
-  });
-  for (void (*part)() : parts) part();
-  done = true;
-  watcher.join();
+    if (!shared->prepared && now_ms() - began > patience_ms) {
+      std::fprintf(stderr, "STALL before the start: %s\n",
+                   shared->heartbeats[workers_max - 1].what.load());
+      kill(worker, SIGKILL);
+      return 3;
+    }
+    usleep(20000);
+  }
 }
 
 bool end_all(std::vector<Running>& running) {
@@ -1214,6 +1224,9 @@ int main(int argc, char** argv) {
       parts.push_back(add_it);
     }
   }
-  prepare(parts);
-  return run(seconds, seed, end_at_first);
+  return watched([&] {
+    for (void (*part)() : parts) part();
+    shared->prepared = true;
+    return run(seconds, seed, end_at_first);
+  });
 }
