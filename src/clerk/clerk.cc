@@ -560,24 +560,6 @@ Task<Result<lock::FileLockAnswer>> Clerk::State::call(lock::FileLockKind kind, F
 
 // ---- The interface ----
 
-Pin::Pin(Pin&& other) noexcept
-    : clerk_(std::exchange(other.clerk_, nullptr)), name_(other.name_), mode_(other.mode_) {}
-
-Pin& Pin::operator=(Pin&& other) noexcept {
-  if (this == &other) return *this;
-  drop();
-  clerk_ = std::exchange(other.clerk_, nullptr);
-  name_ = other.name_;
-  mode_ = other.mode_;
-  return *this;
-}
-
-Pin::~Pin() { drop(); }
-
-void Pin::drop() {
-  if (clerk_ != nullptr) std::exchange(clerk_, nullptr)->unpin(name_, mode_);
-}
-
 Clerk::Clerk(World world, net::Transport& transport, net::PeerId server, ClerkOptions options)
     : state_(std::make_unique<State>(world, transport, server, std::move(options))) {}
 
@@ -773,6 +755,8 @@ Task<Status> Clerk::drop_file_locks(std::uint64_t inode, bool is_flock, std::uin
 }
 
 const Membership& Clerk::membership() const { return state_->membership; }
+
+bool Clerk::holds() const { return usable(); }
 
 bool Clerk::usable() const {
   return !state_->closed() && state_->keeper.usable(state_->world.clock.now());

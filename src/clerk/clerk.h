@@ -44,6 +44,7 @@
 #include "base/result.h"
 #include "base/task.h"
 #include "base/world.h"
+#include "clerk/pin.h"
 #include "lock/file_locks.h"
 #include "lock/lease.h"
 #include "lock/name.h"
@@ -56,35 +57,6 @@ using lock::LockName;
 using lock::Mode;
 
 class Clerk;
-
-// Who gave a pin and takes it back: the clerk, or a test's stand-in for one.
-class PinOwner {
- public:
-  virtual void unpin(LockName name, Mode mode) = 0;
-
- protected:
-  ~PinOwner() = default;
-};
-
-// One local hold on one lock; dropped by the destructor. Movable.
-class Pin {
- public:
-  Pin() = default;
-  Pin(PinOwner* owner, LockName name, Mode mode) : clerk_(owner), name_(name), mode_(mode) {}
-  Pin(Pin&& other) noexcept;
-  Pin& operator=(Pin&& other) noexcept;
-  ~Pin();
-
-  explicit operator bool() const { return clerk_ != nullptr; }
-  LockName name() const { return name_; }
-  Mode mode() const { return mode_; }
-  void drop();
-
- private:
-  PinOwner* clerk_ = nullptr;
-  LockName name_;
-  Mode mode_ = Mode::none;
-};
 
 // What the mount does when locks go. All calls come from the executor's thread.
 class RevokeHandler {
@@ -222,6 +194,7 @@ class Clerk final : public PinOwner {
 
  private:
   void unpin(LockName name, Mode mode) override;
+  bool holds() const override;
 
   struct State;
   std::unique_ptr<State> state_;

@@ -20,11 +20,10 @@
 #include <vector>
 
 #include "base/async.h"
+#include "fuse/kernel_sizes.h"
 #include "fuse/notifier.h"
 #include "fuse/page_gate.h"
 #include "fuse/second_lookup.h"
-#include "fuse/size_belief.h"
-#include "fuse/thread_state.h"
 #include "fuse/untaken_reads.h"
 #include "mount/kernel_cache.h"
 
@@ -38,14 +37,10 @@ struct CacheStatistics {
   std::uint64_t own_ranges = 0;       // WRITEs that had to invalidate their own pages
   std::uint64_t epochs = 0;           // times that all names were made to be looked up again
   std::uint64_t unknown_retries = 0;  // invalidations repeated because a reply was on its way
-  std::uint64_t made_longer = 0;      // sizes that a reply would not have told surely
-  std::uint64_t sizes_set = 0;        // the same, where the file may have become shorter
-  std::uint64_t sizes_ignored = 0;    // of those, that the kernel did not take
-  std::uint64_t sizes_given_up = 0;   // of those, for one who changed the file
   Duration longest_drop{};
 };
 
-class KernelCache final : public mount::KernelCache {
+class KernelCache final : public mount::KernelCache, private PagesOfSizes {
  public:
   // `drain` handles every request that waits in the device; it is called before a look at a thread.
   KernelCache(os::RealExecutor& executor, const Device& device, std::size_t threads_max,
@@ -87,44 +82,11 @@ class KernelCache final : public mount::KernelCache {
   // Its reply goes out now.
   void replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access);
 
-  // Sizes of regular files (docs/kernel.md, "Sizes"). What the kernel is told by a reply it may
-  // ignore, but not if it is the first that names an inode. `is_new`: there was none before.
-  void inode_told(fs::InodeNumber inode, std::uint64_t size, bool is_new);
-  void size_told(fs::InodeNumber inode, std::uint64_t size);
-  // A reply after which `thread` sets the size, or makes it at least `end`.
-  void size_set_by(fs::InodeNumber inode, std::uint32_t thread, std::uint64_t size);
-  void written_by(fs::InodeNumber inode, std::uint32_t thread, std::uint64_t end);
-  // A request of the thread for this inode: it has taken all replies of before. If it changes the
-  // file, so have those who did that before: the kernel lets one at a time.
-  void heard_from(fs::InodeNumber inode, std::uint32_t thread);
-  void changes_file(fs::InodeNumber inode);
-  // Before a reply from which somebody may learn the size: whether the kernel believes in another.
-  bool may_believe_in_more(fs::InodeNumber inode, std::uint64_t size) const;
-  bool may_believe_in_less(fs::InodeNumber inode, std::uint64_t size) const;
-  bool is_sure_of_size(fs::InodeNumber inode, std::uint64_t size) const {
-    return !may_believe_in_more(inode, size) && !may_believe_in_less(inode, size);
-  }
-  // To make it believe in less cuts pages off, and for that READs of them must be answered: with a
-  // writer here under an exclusive lock only. Whether the lock that is given up allows it; without
-  // a revoke, whether any lock does.
+  KernelSizes& sizes() { return sizes_; }
+  // To make the kernel believe in a smaller size cuts pages off, and for that READs of them must be
+  // answered: with a writer here under an exclusive lock only. Whether the lock that is given up
+  // allows it; without a revoke, whether any lock does.
   bool may_cut_pages(fs::InodeNumber inode);
-  // Makes it believe in these attributes' size, if it can be made to at all; the lock must not go
-  // meanwhile. Pages beyond it may still be cut off when this is done: whoever waits has them
-  // locked. False: somebody changes the file, and may wait for this lock, or for pages that are
-  // locked by the request which this is for. `may_ask`: it is that request which keeps the others
-  // out; nobody can be writing.
-  Task<bool> make_sure_of_size(fs::Attributes attributes, bool may_ask);
-  // After that: until he is done, or it cannot be seen for a while.
-  Task<void> wait_for_changer(fs::InodeNumber inode);
-  // A size that gets smaller is set, or pages are cut off, or some thread waits for these.
-  bool setting_size(fs::InodeNumber inode) const { return settings_.contains(inode); }
-  Task<void> wait_while_setting_size(fs::InodeNumber inode);
-  // Whether a request comes from a thread of ours that sets a size, and what its GETATTR and its
-  // SETATTR are answered. Nothing: an error, or the attributes of the root, which it asks for on
-  // its way.
-  bool is_ours(std::uint32_t thread) const;
-  std::optional<fs::Attributes> attributes_for(fs::InodeNumber inode, std::uint32_t thread);
-  std::optional<fs::Attributes> size_for(fs::InodeNumber inode, std::uint32_t thread);
 
   // Lookup counts: each reply that names an inode adds one, FORGET takes them away.
   // Whether this is the first.
@@ -159,8 +121,11 @@ class KernelCache final : public mount::KernelCache {
 #endif
 
  private:
-  // Wakes a coroutine that waits for a job, or looks at it from time to time.
-  struct Watch;
+  // PagesOfSizes
+  void drain() override { drain_(); }
+  bool writing(fs::InodeNumber inode) override { return gates_[inode].writing(); }
+  void disturb(fs::InodeNumber inode) override;
+  void answer_blocked_reads(fs::InodeNumber inode) override;
 
   PageGate* gate(fs::InodeNumber inode);
   void forget_gate_if_idle(fs::InodeNumber inode);
@@ -179,13 +144,6 @@ class KernelCache final : public mount::KernelCache {
   Task<void> forget_attributes_of(fs::InodeNumber inode);
   Task<void> invalidate_round(fs::InodeNumber inode, std::vector<Range> ranges);
   Task<void> wait_until_listings_are_taken(fs::InodeNumber directory);
-  // Nobody is about to set the size, or to cut pages off, on account of our replies.
-  Task<void> wait_until_size_is_set(fs::InodeNumber inode);
-  Task<void> wait_until_pages_are_cut(fs::InodeNumber inode);
-  // The thread that is about to set the size has, unless it does not run for long.
-  Task<void> wait_for_setter(fs::InodeNumber inode);
-  Task<void> make_longer(fs::InodeNumber inode, std::uint64_t size);
-  Task<bool> set_size(fs::Attributes attributes, bool may_ask);
   Task<void> drop_batch(std::vector<Bytes> messages);
   Task<void> drop_one(fs::InodeNumber inode);
   // Tells the kernel on this thread. Only for what cannot block: see docs/kernel.md.
@@ -219,30 +177,15 @@ class KernelCache final : public mount::KernelCache {
   std::map<std::uint32_t, fs::InodeNumber> listings_;  // by thread
   UntakenReads untaken_reads_;
   SecondLookup second_lookup_;
-  absl::flat_hash_map<fs::InodeNumber, SizeBelief> sizes_;  // never iterated
-  struct Setting {
-    fs::Attributes attributes;
-    Notifier::JobPointer job;
-    std::optional<std::uint64_t> believed;  // the job's until it is done
-    std::atomic<bool> asks = false;         // by make_ask(), else by truncate()
-    bool answered = false;
-  };
-  bool given_up(fs::InodeNumber inode) const;
-  std::shared_ptr<Setting> setting_of(fs::InodeNumber inode, std::uint32_t thread) const;
-  std::map<fs::InodeNumber, std::shared_ptr<Setting>> settings_;
-  std::set<std::shared_ptr<Setting>> given_up_;  // their threads do not get what they ask for
-  Event setting_ended_;
+  KernelSizes sizes_;
   CacheStatistics statistics_;
 #ifdef PLUMERIA_PLANTED_FAULTS
   std::map<fs::InodeNumber, std::set<std::string>> names_;
 #endif
   // Last, so that their threads end first. WRITEs that invalidate their own pages have threads of
-  // their own, because an invalidation that holds a thread may wait for such a WRITE's reply; so
-  // have sizes, whose thread may wait for a READ that is kept.
+  // their own, because an invalidation that holds a thread may wait for such a WRITE's reply.
   Notifier notifier_;
   Notifier own_notifier_;
-  Notifier size_notifier_;
-  Notifier ask_notifier_;
   TaskScope tasks_;
 };
 

@@ -9,7 +9,7 @@
 #include <map>
 #include <vector>
 
-#include "clerk/clerk.h"
+#include "clerk/pin.h"
 #include "os/real_world.h"
 
 namespace plumeria::fuse {

@@ -171,6 +171,30 @@ TEST_F(ServiceTest, ACutClientIsSuspendedThenGoesOnIfItComesBackInTime) {
   EXPECT_FALSE(world.client(0).is_lost());
 }
 
+TEST_F(ServiceTest, APinOfASuspendedClientHoldsNothing) {
+  ServiceWorld& world = make({.clients = 1, .lease = 10s});
+  auto pin = acquire(0, lock_seven, Mode::exclusive);
+  EXPECT_TRUE(pin->holds());
+  world.network().cut_both("client0", "server");
+  world.simulation().run_for(8500ms);
+  EXPECT_FALSE(pin->holds());
+  world.network().heal();
+  EXPECT_TRUE(run_until([&] { return world.client(0).clerk().usable(); }, 5s));
+  EXPECT_TRUE(pin->holds());
+}
+
+TEST_F(ServiceTest, APinOutlivesItsLeaseAndItsClerkAndHoldsNothing) {
+  ServiceWorld& world = make({.clients = 1});
+  auto pin = acquire(0, lock_seven, Mode::exclusive);
+  world.client(0).clerk().declare_lost("a test says so");
+  EXPECT_FALSE(pin->holds());
+  EXPECT_TRUE(static_cast<bool>(*pin));
+  world.crash_client(0);
+  EXPECT_FALSE(pin->holds());
+  pin->drop();
+  EXPECT_FALSE(static_cast<bool>(*pin));
+}
+
 TEST_F(ServiceTest, AClientCutOffForLongIsToldThatItIsLost) {
   ServiceWorld& world = make({.clients = 2});
   { auto pin = acquire(0, lock_seven, Mode::exclusive); }

@@ -4,24 +4,6 @@
 
 #include "base/number.h"
 
-namespace plumeria::clerk {
-
-// The clerk itself is not linked here.
-Pin::Pin(Pin&& other) noexcept
-    : clerk_(std::exchange(other.clerk_, nullptr)), name_(other.name_), mode_(other.mode_) {}
-Pin& Pin::operator=(Pin&& other) noexcept {
-  std::swap(clerk_, other.clerk_);
-  std::swap(name_, other.name_);
-  std::swap(mode_, other.mode_);
-  return *this;
-}
-Pin::~Pin() { drop(); }
-void Pin::drop() {
-  if (auto* owner = std::exchange(clerk_, nullptr)) owner->unpin(name_, mode_);
-}
-
-}  // namespace plumeria::clerk
-
 namespace plumeria::fake {
 
 namespace {

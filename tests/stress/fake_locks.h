@@ -40,6 +40,7 @@ class MountLocks final : public clerk::PinOwner {
   bool revoking(std::uint64_t inode) const;
 
   void unpin(LockName name, Mode mode) override;
+  bool holds() const override { return true; }
   void print(std::FILE* to) const;  // what is not idle
 
  private:
