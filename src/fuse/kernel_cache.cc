@@ -19,7 +19,8 @@ namespace {
 constexpr Duration reply_patience = 500us;
 constexpr std::uint32_t rounds_before_backing_off = 2;
 constexpr Duration unknown_inode_patience = 1s;
-constexpr Duration listing_patience = 200ms;
+constexpr Duration listing_patience = 200ms, creation_patience = 1s;
+constexpr std::size_t creations_max = 256;
 constexpr std::size_t own_threads_max = 8;
 constexpr std::size_t batch_size = 256;
 
@@ -129,6 +130,7 @@ Task<void> KernelCache::wait_for_replies(fs::InodeNumber inode) {
 
 Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   if (stopped_ || planted(Fault::kernel_invalidation_left_out)) co_return;
+  if (!creations_.empty()) co_await wait_until_creations_are_taken(inode);
   if (what.names && is_directory(inode)) co_await drop_names(inode);
   PageGate& gate = gates_[inode];  // It stays where it is, and is not idle until end_drop().
   drain_();
@@ -451,6 +453,7 @@ void KernelCache::listing_sent(fs::InodeNumber directory, std::uint32_t thread) 
 
 void KernelCache::thread_seen(std::uint32_t thread) {
   if (!listings_.empty()) listings_.erase(thread);
+  if (!creations_.empty()) creations_.erase(thread);
   untaken_reads_.heard_from(thread);
 }
 
@@ -474,6 +477,40 @@ Task<void> KernelCache::wait_until_listings_are_taken(fs::InodeNumber directory)
   std::erase_if(listings_, [&](const auto& entry) { return entry.second == directory; });
 }
 
+bool KernelCache::may_cache_creation(std::uint32_t thread) {
+  if (creations_.size() >= creations_max) {
+    std::erase_if(creations_,
+                  [](const auto& entry) { return has_taken_reply(entry.first) == Taken::yes; });
+  }
+  return thread != 0 && creations_.size() < creations_max;
+}
+
+Task<void> KernelCache::wait_until_creations_are_taken(std::optional<fs::InodeNumber> inode) {
+  const TimePoint patience = executor_.now() + creation_patience;
+  for (std::set<std::uint32_t> ran; !stopped_;) {  // since the last look
+    bool waiting = false;
+    for (auto it = creations_.begin(); it != creations_.end();) {
+      if (inode && it->second != *inode) {
+        ++it;
+        continue;
+      }
+      const Taken taken = has_taken_reply(it->first);
+      const bool runs = taken == Taken::soon;
+      if (taken == Taken::yes || taken == Taken::cuts || (runs && ran.contains(it->first))) {
+        it = creations_.erase(it);
+        continue;
+      }
+      if (runs) ran.insert(it->first);
+      waiting = true;
+      ++it;
+    }
+    if (!waiting) co_return;
+    if (executor_.now() > patience) break;
+    co_await sleep_until(executor_, executor_.now() + Duration(50us));
+  }
+  if (!stopped_) log_warning("a thread that made a file does not take our reply");
+}
+
 Task<void> KernelCache::drop_batch(std::vector<Bytes> messages) {
   auto watch = std::make_shared<Watch>(executor_);
   Watch::start(own_notifier_, watch, std::move(messages));
@@ -493,6 +530,7 @@ Task<void> KernelCache::drop_one(fs::InodeNumber inode) {
 Task<bool> KernelCache::drop_everything(TimePoint deadline) {
   second_lookup_.let_go_of_all();
   if (stopped_) co_return true;
+  if (!creations_.empty()) co_await wait_until_creations_are_taken({});
   if (has_epoch_) device_.notify(new_epoch());
   std::vector<fs::InodeNumber> all;
   all.reserve(lookups_.size() + 1);

@@ -106,6 +106,10 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
     untaken_reads_.sent(thread, inode, range);
   }
   SecondLookup& second_lookup() { return second_lookup_; }
+  // The kernel takes the attributes of a new inode without asking whether they were invalidated
+  // since our reply. They may be told for ever to a thread that can be watched until it has.
+  bool may_cache_creation(std::uint32_t thread);
+  void creation_sent(fs::InodeNumber inode, std::uint32_t thread) { creations_[thread] = inode; }
   // A listing was sent to this thread, which may not have put it into the cache yet.
   void listing_sent(fs::InodeNumber directory, std::uint32_t thread);
   // Any later request of the thread shows that it has.
@@ -144,6 +148,8 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
   Task<void> forget_attributes_of(fs::InodeNumber inode);
   Task<void> invalidate_round(fs::InodeNumber inode, std::vector<Range> ranges);
   Task<void> wait_until_listings_are_taken(fs::InodeNumber directory);
+  // Of one inode, or all.
+  Task<void> wait_until_creations_are_taken(std::optional<fs::InodeNumber> inode);
   Task<void> drop_batch(std::vector<Bytes> messages);
   Task<void> drop_one(fs::InodeNumber inode);
   // Tells the kernel on this thread. Only for what cannot block: see docs/kernel.md.
@@ -174,7 +180,8 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
   Event answered_;                                                // one of those made progress
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> settling_;  // see settling(); never iterated
   Event settled_;
-  std::map<std::uint32_t, fs::InodeNumber> listings_;  // by thread
+  std::map<std::uint32_t, fs::InodeNumber> listings_;   // by thread
+  std::map<std::uint32_t, fs::InodeNumber> creations_;  // by thread: see creation_sent()
   UntakenReads untaken_reads_;
   SecondLookup second_lookup_;
   KernelSizes sizes_;

@@ -90,7 +90,7 @@ Task<void> NameRequests::symlink(Request request, std::string name, std::string 
 
 Task<void> NameRequests::link(Request request, std::uint64_t inode, std::string name) {
   auto made = co_await operations_.link(fs::InodeNumber{inode}, request.inode, std::move(name));
-  reply_created(request, made);
+  reply_linked(request, made, {});
 }
 
 Task<void> NameRequests::remove(Request request, std::string name) {
@@ -130,14 +130,18 @@ Task<void> NameRequests::create(Request request, std::string name, fuse_create_i
   } out{};
   Validity validity;
   validity.name = cache_.may_cache_names() && covers(made->entry.pins, request.inode);
+  const fs::InodeNumber inode = made->entry.value.inode;
+  const bool is_new = cache_.looked_up(inode, made->entry.value.generation, false);
+  validity.attributes =
+      is_new && covers(made->entry.pins, inode) && cache_.may_cache_creation(request.thread);
   out.entry = encode_entry(made->entry.value, validity);
   out.open.fh = raw(made->handle);
   out.open.open_flags = data_.open_flags_for(in.flags);
-  const fs::InodeNumber inode = made->entry.value.inode;
-  const bool is_new = cache_.looked_up(inode, made->entry.value.generation, false);
   cache_.sizes().inode_told(inode, made->entry.value.size, is_new);
   data_.opened(inode, in.flags);
+  if (validity.attributes) cache_.attributes_told(inode);
   if (replies_.with(request, out) == 0) {
+    if (validity.attributes) cache_.creation_sent(inode, request.thread);
     data_.note_if_direct(out.open);
     co_return;
   }
@@ -209,13 +213,23 @@ int NameRequests::reply_entry(const Request& request, const fuse_entry_out& entr
 
 void NameRequests::reply_created(const Request& request,
                                  const Result<fs::Covered<fs::Attributes>>& made) {
+  Validity validity;
+  validity.attributes =
+      made && covers(made->pins, made->value.inode) && cache_.may_cache_creation(request.thread);
+  if (reply_linked(request, made, validity) && validity.attributes) {
+    cache_.creation_sent(made->value.inode, request.thread);
+  }
+}
+
+bool NameRequests::reply_linked(const Request& request,
+                                const Result<fs::Covered<fs::Attributes>>& made,
+                                Validity validity) {
   if (!made) {
     replies_.failed(request, made.error());
-    return;
+    return false;
   }
-  Validity validity;
   validity.name = cache_.may_cache_names() && covers(made->pins, request.inode);
-  reply_entry(request, encode_entry(made->value, validity));
+  return reply_entry(request, encode_entry(made->value, validity)) == 0;
 }
 
 }  // namespace plumeria::fuse

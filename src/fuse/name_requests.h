@@ -33,7 +33,10 @@ class NameRequests {
  private:
   // An entry for the kernel to keep, which counts as a lookup.
   int reply_entry(const Request& request, const fuse_entry_out& entry);
-  // What a creation tells: its attributes are not to be cached (docs/kernel.md, "Attributes").
+  // Of a name that was made, with or without an inode (docs/kernel.md, "Attributes"). Whether it
+  // was taken.
+  bool reply_linked(const Request& request, const Result<fs::Covered<fs::Attributes>>& made,
+                    Validity validity);
   void reply_created(const Request& request, const Result<fs::Covered<fs::Attributes>>& made);
 
   fs::Operations& operations_;

@@ -28,6 +28,7 @@ namespace {
 // their system call cheap beside the events, and keeps them from starving.
 constexpr std::size_t events_per_poll = 32;
 constexpr int descriptors_per_poll = 16;
+constexpr Duration spin_time = 30us;
 
 timespec read_clock(clockid_t clock) {
   timespec time{};
@@ -137,7 +138,7 @@ void RealExecutor::run() {
     if (batch_.empty()) {
       take_inbox();
       run_due_timers();
-      if (ready_.empty() && !(idle_poll_ && idle_poll_()) && ready_.empty()) sleep();
+      if (ready_.empty() && !find_work() && ready_.empty()) sleep();
       run_since_poll_ = 0;
     } else if (run_since_poll_ >= events_per_poll) {
       run_since_poll_ = 0;
@@ -198,6 +199,20 @@ void RealExecutor::poll_descriptors() {
   for (int i = 0; i < descriptors_per_poll; ++i) {
     if (reactor_->io.poll_one() == 0) return;
   }
+}
+
+bool RealExecutor::find_work() {
+  if (!idle_poll_) return false;
+  if (idle_poll_()) return true;
+  if (!spin_.wants()) return false;
+  TimePoint until = now() + spin_time;
+  if (!timers_.empty()) until = std::min(until, timers_.begin()->first.first);
+  bool found = false;
+  while (!found && ready_.empty() && !inbox_filled_ && !stopping_ && now() < until) {
+    found = idle_poll_();
+  }
+  spin_.spun(found);
+  return found;
 }
 
 void RealExecutor::sleep() {

@@ -29,6 +29,7 @@
 #include "base/result.h"
 #include "base/task.h"
 #include "base/world.h"
+#include "os/spin_policy.h"
 
 namespace asio {
 class io_context;
@@ -92,6 +93,7 @@ class RealExecutor final : public Executor, public Clock {
   void take_inbox();
   void run_due_timers();
   void poll_descriptors();
+  bool find_work();  // without sleeping
   void sleep();
   void wake();
   void arm(const std::shared_ptr<Watch>& watch, bool for_reading);
@@ -105,6 +107,7 @@ class RealExecutor final : public Executor, public Clock {
   absl::flat_hash_map<TimerId, TimePoint> timer_times_;  // never iterated
   std::uint64_t last_timer_ = 0;
   absl::AnyInvocable<bool()> idle_poll_;
+  SpinPolicy spin_;
   absl::flat_hash_map<int, std::shared_ptr<Watch>> watches_;  // never iterated
 
   std::mutex inbox_mutex_;
