@@ -58,8 +58,7 @@ Session::Session(os::RealExecutor& executor, std::unique_ptr<Device> device, Ses
                while (serving_ && drain()) {
                }
              }),
-      replies_(executor, *device_, cache_),
-      buffer_(buffer_size) {}
+      replies_(executor, *device_, cache_) {}
 
 Session::~Session() {
   if (serving_) {
@@ -111,18 +110,29 @@ void Session::end() {
 // True: it has done something, and more may be waiting.
 bool Session::drain() {
   if (!serving_) return false;
-  for (std::size_t i = 0; i < requests_per_wake; ++i) {
-    const Result<std::size_t> length = device_->read(buffer_);
+  Bytes buffer = take_buffer();
+  bool any = false;
+  for (std::size_t i = 0; i < requests_per_wake && serving_; ++i) {
+    const Result<std::size_t> length = device_->read(buffer);
     if (!length) {
       if (length.error().code != Errc::shut_down) log_error(length.error().message());
       end();
-      return i > 0;
+      break;
     }
-    if (*length == 0) return i > 0;
-    handle(ByteView(buffer_).first(*length));
-    if (!serving_) return true;
+    if (*length == 0) break;
+    handle(ByteView(buffer).first(*length));
+    any = true;
   }
-  return true;
+  spare_buffers_.push_back(std::move(buffer));
+  return any;
+}
+
+// What a request sets going may drain the device in turn, before the request is taken apart.
+Bytes Session::take_buffer() {
+  if (spare_buffers_.empty()) return Bytes(buffer_size);
+  Bytes buffer = std::move(spare_buffers_.back());
+  spare_buffers_.pop_back();
+  return buffer;
 }
 
 void Session::handle(ByteView bytes) {

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "base/task.h"
 #include "fs/operations.h"
@@ -61,6 +62,7 @@ class Session {
   Session(os::RealExecutor& executor, std::unique_ptr<Device> device, SessionOptions options);
 
   bool drain();
+  Bytes take_buffer();
   void handle(ByteView bytes);
   void handle_names(Request request, Arguments& arguments);
   void handle_data(Request request, Arguments& arguments);
@@ -77,7 +79,7 @@ class Session {
   std::unique_ptr<Parts> parts_;
   Callback ended_;
   bool serving_ = false;
-  Bytes buffer_;
+  std::vector<Bytes> spare_buffers_;
   SessionStatistics statistics_;
   TaskScope tasks_;
 };

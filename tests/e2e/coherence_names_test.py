@@ -54,6 +54,34 @@ def open_and_close(path, flags):
     os.close(os.open(path, flags))
 
 
+def replace_again_and_again(path, seconds):
+    """By rename(2), each time with a higher number in it. How often."""
+    end, number = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        number += 1
+        with open(f"{path}.new", "w", encoding="ascii") as file:
+            file.write(str(number) * 10)
+        os.rename(f"{path}.new", path)
+    return number
+
+
+def use_again_and_again(path, flags, seconds):
+    """The file is always there, whole, and never an older one than before. How often."""
+    end, times, seen = time.monotonic() + seconds, 0, 0
+    while time.monotonic() < end:
+        times += 1
+        fd = os.open(path, flags)
+        content = os.read(fd, 200).decode()
+        assert content == content[:len(content) // 10] * 10, content
+        number = int(content[:len(content) // 10])
+        assert number >= seen, f"{number} after {seen}"
+        seen = number
+        os.fstat(fd)
+        os.close(fd)
+        assert os.stat(path).st_size >= 10
+    return times
+
+
 class Names(harness.SharedCase):
     def both_ways(self, rounds=ROUNDS):
         """(acting side, looking side), in turn."""
@@ -475,6 +503,23 @@ class Names(harness.SharedCase):
             self.gone(other / old)
             self.assertEqual(os.stat(other / new).st_ino, inode)
             self.assertErrno(errno.ENOENT, os.rename, other / old, other / "z")
+
+    def test_a_file_that_is_replaced_all_the_time_is_always_there(self):
+        (self.b / "f").write_text("0" * 10)
+        seconds = 10 if harness.LONG else 3
+        replacer = harness.Hands()
+        users = [harness.Hands() for _ in range(4)]
+        try:
+            replacer.begin(replace_again_and_again, self.b / "f", seconds + 0.5)
+            for i, user in enumerate(users):
+                side = self.b if i == 3 else self.a
+                user.begin(use_again_and_again, side / "f", (os.O_RDONLY, os.O_RDWR)[i % 2],
+                           seconds)
+            times = [user.result() for user in users]
+            print(f"used {times} times, replaced {replacer.result()} times")
+        finally:
+            for hands in (replacer, *users):
+                hands.kill()
 
     def test_rename_without_replacing_and_exchange(self):
         for i, one, other in self.both_ways():
