@@ -16,7 +16,7 @@ namespace plumeria::fuse {
 
 class SecondLookup {
  public:
-  static constexpr Duration patience = 50ms;  // what who wants the directory waits for at most
+  static constexpr Duration patience = 200ms;  // what who wants the directory waits for at most
 
   explicit SecondLookup(os::RealExecutor& executor) : executor_(executor) {}
   ~SecondLookup();
