@@ -39,6 +39,7 @@ class Pin {
       : owner_(owner->self()), name_(name), mode_(mode) {}
   Pin(Pin&& other) noexcept = default;
   Pin& operator=(Pin&& other) noexcept {
+    if (this == &other) return *this;
     drop();
     owner_ = std::move(other.owner_);
     name_ = other.name_;

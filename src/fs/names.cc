@@ -38,6 +38,22 @@ Status check_parent(ByteView block) {
   return {};
 }
 
+// By the permission bits, as Linux looks at them.
+bool may_open(const InodeView& view, const Caller& caller, std::uint32_t flags) {
+  if (caller.uid == 0) return true;
+  std::uint32_t wanted = (flags & O_ACCMODE) == O_WRONLY ? 0 : 04;
+  if ((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0) wanted |= 02;
+  const auto& groups = caller.groups;
+  std::uint32_t granted = view.mode();
+  if (caller.uid == view.uid()) {
+    granted >>= 6;
+  } else if (caller.gid == view.gid() ||
+             std::find(groups.begin(), groups.end(), view.gid()) != groups.end()) {
+    granted >>= 3;
+  }
+  return (granted & wanted) == wanted;
+}
+
 void touch_directory(InodeEditor editor, const InodeView& view, std::int64_t now) {
   editor.mtime(std::max(now, view.mtime()));
   editor.ctime(std::max(now, view.ctime()));
@@ -284,8 +300,10 @@ Task<Result<Operations::CreateReply>> FileSystem::create(InodeNumber parent, std
     const InodeNumber inode = existing->name.found->inode;
     const InodeView view(existing->child.bytes());
     if (view.is_directory()) co_return fail(Errc::is_directory);
+    if (!view.is_regular()) co_return fail(Errc::stale, absl::StrCat("inode ", raw(inode)));
+    if (!may_open(view, caller, flags)) co_return fail(Errc::access);
     CO_TRY_STATUS(check_lost(inode));
-    if ((flags & O_TRUNC) != 0 && view.is_regular()) {
+    if ((flags & O_TRUNC) != 0) {
       CO_TRY_STATUS(co_await truncate_data(core_, inode, 0, true));
     }
     CreateReply reply;

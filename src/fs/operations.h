@@ -60,6 +60,7 @@ struct Attributes {
 struct Caller {
   std::uint32_t uid = 0, gid = 0;
   std::uint32_t umask = 0;
+  std::vector<std::uint32_t> groups;  // besides gid; only where an operation says so
 };
 
 enum class Access { normal, under_revoke };
@@ -155,6 +156,8 @@ class Operations {
     Covered<Attributes> entry;
     HandleId handle{};
   };
+  // Without O_EXCL a regular file that is there is opened, and cut if O_TRUNC says so, if its
+  // permission bits let the caller (uid, gid, groups) do that; Errc::stale if it is no such file.
   virtual Task<Result<CreateReply>> create(InodeNumber parent, std::string name, std::uint32_t mode,
                                            std::uint32_t flags, Caller caller) = 0;
   virtual Task<Result<HandleId>> open(InodeNumber inode, std::uint32_t flags) = 0;

@@ -130,7 +130,7 @@ Task<void> KernelCache::wait_for_replies(fs::InodeNumber inode) {
 
 Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   if (stopped_ || planted(Fault::kernel_invalidation_left_out)) co_return;
-  if (!creations_.empty()) co_await wait_until_creations_are_taken(inode);
+  if (is_being_created(inode)) co_await wait_until_creation_is_taken(inode);
   if (what.names && is_directory(inode)) co_await drop_names(inode);
   PageGate& gate = gates_[inode];  // It stays where it is, and is not idle until end_drop().
   drain_();
@@ -485,12 +485,17 @@ bool KernelCache::may_cache_creation(std::uint32_t thread) {
   return thread != 0 && creations_.size() < creations_max;
 }
 
-Task<void> KernelCache::wait_until_creations_are_taken(std::optional<fs::InodeNumber> inode) {
+bool KernelCache::is_being_created(fs::InodeNumber inode) const {
+  return std::any_of(creations_.begin(), creations_.end(),
+                     [inode](const auto& entry) { return entry.second == inode; });
+}
+
+Task<void> KernelCache::wait_until_creation_is_taken(fs::InodeNumber inode) {
   const TimePoint patience = executor_.now() + creation_patience;
-  for (std::set<std::uint32_t> ran; !stopped_;) {  // since the last look
+  for (std::set<std::uint32_t> ran; !stopped_;) {  // at the last look
     bool waiting = false;
     for (auto it = creations_.begin(); it != creations_.end();) {
-      if (inode && it->second != *inode) {
+      if (it->second != inode) {
         ++it;
         continue;
       }
@@ -500,15 +505,33 @@ Task<void> KernelCache::wait_until_creations_are_taken(std::optional<fs::InodeNu
         it = creations_.erase(it);
         continue;
       }
-      if (runs) ran.insert(it->first);
+      if (runs) {
+        ran.insert(it->first);
+      } else {
+        ran.erase(it->first);
+      }
       waiting = true;
       ++it;
     }
     if (!waiting) co_return;
-    if (executor_.now() > patience) break;
+    if (executor_.now() > patience) {
+      tasks_.spawn(forget_created(inode));
+      co_return;
+    }
     co_await sleep_until(executor_, executor_.now() + Duration(50us));
   }
-  if (!stopped_) log_warning("a thread that made a file does not take our reply");
+}
+
+// For a thread that does not get a processor for as long as that.
+Task<void> KernelCache::forget_created(fs::InodeNumber inode) {
+  log_warning(absl::StrCat("the thread that made inode ", raw(inode), " does not take our reply"));
+  while (!stopped_ && is_being_created(inode)) {
+    std::erase_if(creations_, [inode](const auto& entry) {
+      return entry.second == inode && has_taken_reply(entry.first) == Taken::yes;
+    });
+    co_await sleep_until(executor_, executor_.now() + Duration(1ms));
+  }
+  co_await tell_at_once(inode, forget_attributes(raw(inode)));
 }
 
 Task<void> KernelCache::drop_batch(std::vector<Bytes> messages) {
@@ -530,7 +553,6 @@ Task<void> KernelCache::drop_one(fs::InodeNumber inode) {
 Task<bool> KernelCache::drop_everything(TimePoint deadline) {
   second_lookup_.let_go_of_all();
   if (stopped_) co_return true;
-  if (!creations_.empty()) co_await wait_until_creations_are_taken({});
   if (has_epoch_) device_.notify(new_epoch());
   std::vector<fs::InodeNumber> all;
   all.reserve(lookups_.size() + 1);
@@ -558,7 +580,7 @@ Task<bool> KernelCache::drop_everything(TimePoint deadline) {
     // Its own revoke does it. One that has begun and waits for a pin may wait for longer than the
     // lease lasts.
     if (pages != nullptr && pages->dropping()) continue;
-    if (pages != nullptr || writable_.contains(inode)) {
+    if (pages != nullptr || writable_.contains(inode) || is_being_created(inode)) {
       run(drop_one(inode));
       continue;
     }

@@ -148,8 +148,9 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
   Task<void> forget_attributes_of(fs::InodeNumber inode);
   Task<void> invalidate_round(fs::InodeNumber inode, std::vector<Range> ranges);
   Task<void> wait_until_listings_are_taken(fs::InodeNumber directory);
-  // Of one inode, or all.
-  Task<void> wait_until_creations_are_taken(std::optional<fs::InodeNumber> inode);
+  bool is_being_created(fs::InodeNumber inode) const;
+  Task<void> wait_until_creation_is_taken(fs::InodeNumber inode);
+  Task<void> forget_created(fs::InodeNumber inode);
   Task<void> drop_batch(std::vector<Bytes> messages);
   Task<void> drop_one(fs::InodeNumber inode);
   // Tells the kernel on this thread. Only for what cannot block: see docs/kernel.md.

@@ -186,9 +186,9 @@ Task<void> KernelSizes::wait_while_setting(fs::InodeNumber inode) {
     const auto found = settings_.find(inode);
     if (found == settings_.end() || found->second != setting || stopped_) co_return;
     if (executor_.now() > patience) co_return;
-    pages_.drain();
     if (setting->answered && Notifier::sleeps_without_progress(*setting->job)) co_return;
     co_await sleep_until(executor_, executor_.now() + look_interval);
+    pages_.drain();
   }
 }
 

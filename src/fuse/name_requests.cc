@@ -8,6 +8,7 @@
 
 #include "base/fault.h"
 #include "base/number.h"
+#include "fuse/thread_state.h"
 
 namespace plumeria::fuse {
 
@@ -111,12 +112,14 @@ Task<void> NameRequests::rename(Request request, std::string name, std::uint64_t
 }
 
 Task<void> NameRequests::create(Request request, std::string name, fuse_create_in in) {
-  auto made = co_await operations_.create(request.inode, std::move(name), in.mode, in.flags,
-                                          request.caller);
+  // Somebody else may have made it after the kernel had looked. For an open without O_EXCL the
+  // kernel looks again when told that its knowledge was stale, and opens it with the checks that
+  // this needs. But it does so only once.
+  const bool must_open = (in.flags & O_EXCL) == 0 && cache_.second_lookup().wants(request.thread);
+  if (must_open) request.caller.groups = groups_of(request.thread);
+  auto made = co_await operations_.create(request.inode, std::move(name), in.mode,
+                                          must_open ? in.flags : in.flags | O_EXCL, request.caller);
   if (!made) {
-    // Somebody else made it after the kernel had looked. For an open without O_EXCL the kernel
-    // looks again when told that its knowledge was stale, and opens it with the checks that this
-    // needs.
     if (made.error().code == Errc::exist && (in.flags & O_EXCL) == 0) {
       replies_.failed(request, ESTALE);
     } else {
@@ -133,7 +136,7 @@ Task<void> NameRequests::create(Request request, std::string name, fuse_create_i
   const fs::InodeNumber inode = made->entry.value.inode;
   const bool is_new = cache_.looked_up(inode, made->entry.value.generation, false);
   validity.attributes =
-      is_new && covers(made->entry.pins, inode) && cache_.may_cache_creation(request.thread);
+      !must_open && covers(made->entry.pins, inode) && cache_.may_cache_creation(request.thread);
   out.entry = encode_entry(made->entry.value, validity);
   out.open.fh = raw(made->handle);
   out.open.open_flags = data_.open_flags_for(in.flags);

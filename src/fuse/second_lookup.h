@@ -16,7 +16,9 @@ namespace plumeria::fuse {
 
 class SecondLookup {
  public:
-  static constexpr Duration patience = 200ms;  // what who wants the directory waits for at most
+  // What who wants the directory waits for at most: until a request follows, and while that is
+  // worked on. (It may wait for somebody who waits for the directory.)
+  static constexpr Duration patience = 200ms, working_patience = 800ms;
 
   explicit SecondLookup(os::RealExecutor& executor) : executor_(executor) {}
   ~SecondLookup();
@@ -28,6 +30,10 @@ class SecondLookup {
   // A request of the thread for names arrives: what was kept must not be in its way.
   void make_way(std::uint32_t thread) {
     if (!kept_.empty()) drop(thread);
+  }
+  // Any other request of the thread arrives.
+  void arrived(std::uint32_t thread) {
+    if (!kept_.empty()) is_followed(thread);
   }
   // A LOOKUP of the thread was answered, under this pin of the directory.
   void looked_up(std::uint32_t thread, clerk::Pin directory);
@@ -46,6 +52,7 @@ class SecondLookup {
     clerk::Pin pin;
     TimerId timer{};
   };
+  void is_followed(std::uint32_t thread);
   void drop(std::uint32_t thread);
 
   os::RealExecutor& executor_;

@@ -67,6 +67,21 @@ TEST_F(SecondLookupTest, WhoDoesNotComeBackKeepsItForAShortWhile) {
   EXPECT_EQ(owner_.pins, 0);
 }
 
+TEST_F(SecondLookupTest, WhoComesBackKeepsItWhileHisRequestIsWorkedOn) {
+  lookup_.found_stale(7);
+  lookup_.looked_up(7, owner_.pin());
+  lookup_.arrived(7);
+  run_for(SecondLookup::patience + 50ms);
+  EXPECT_EQ(owner_.pins, 1);
+  lookup_.answered(7);
+  EXPECT_EQ(owner_.pins, 0);
+  lookup_.found_stale(7);
+  lookup_.looked_up(7, owner_.pin());
+  lookup_.arrived(7);
+  run_for(SecondLookup::working_patience + 50ms);
+  EXPECT_EQ(owner_.pins, 0);
+}
+
 TEST_F(SecondLookupTest, AllIsLetGoWithTheLocks) {
   lookup_.found_stale(7);
   lookup_.found_stale(8);

@@ -20,6 +20,8 @@ namespace plumeria::fuse {
 namespace {
 
 constexpr std::size_t buffer_size = fs::io_size_max + 4096;
+constexpr std::size_t spare_buffers_max = 2;
+constexpr int drains_max = 8;                  // within each other
 constexpr std::size_t requests_per_wake = 64;  // before others of the executor get their turn
 
 // INIT flags that we ask for if the kernel has them. Never FUSE_WRITEBACK_CACHE (the kernel would
@@ -109,7 +111,8 @@ void Session::end() {
 
 // True: it has done something, and more may be waiting.
 bool Session::drain() {
-  if (!serving_) return false;
+  if (!serving_ || draining_ == drains_max) return false;
+  ++draining_;
   Bytes buffer = take_buffer();
   bool any = false;
   for (std::size_t i = 0; i < requests_per_wake && serving_; ++i) {
@@ -123,7 +126,8 @@ bool Session::drain() {
     handle(ByteView(buffer).first(*length));
     any = true;
   }
-  spare_buffers_.push_back(std::move(buffer));
+  --draining_;
+  if (spare_buffers_.size() < spare_buffers_max) spare_buffers_.push_back(std::move(buffer));
   return any;
 }
 
@@ -251,6 +255,7 @@ void Session::handle_names(Request request, Arguments& arguments) {
 }
 
 void Session::handle_data(Request request, Arguments& arguments) {
+  cache_.second_lookup().arrived(request.thread);
   switch (request.opcode) {
     case FUSE_GETATTR:
       tasks_.spawn(parts_->data.getattr(request));

@@ -79,6 +79,7 @@ class Session {
   std::unique_ptr<Parts> parts_;
   Callback ended_;
   bool serving_ = false;
+  int draining_ = 0;
   std::vector<Bytes> spare_buffers_;
   SessionStatistics statistics_;
   TaskScope tasks_;

@@ -29,6 +29,22 @@ char state_in(std::string_view stat) {
   return at == std::string_view::npos || at + 2 >= stat.size() ? '\0' : stat[at + 2];
 }
 
+std::vector<std::uint32_t> groups_of(std::uint32_t thread) {
+  constexpr std::string_view head = "\nGroups:";
+  const std::string text(ProcFile(thread, "status").read());
+  std::vector<std::uint32_t> groups;
+  std::size_t at = text.find(head);
+  if (at == std::string::npos) return groups;
+  for (const char* next = text.c_str() + at + head.size();;) {
+    char* end = nullptr;
+    while (*next == ' ' || *next == '\t') ++next;
+    const unsigned long group = ::strtoul(next, &end, 10);
+    if (*next == '\n' || end == next) return groups;
+    groups.push_back(static_cast<std::uint32_t>(group));
+    next = end;
+  }
+}
+
 bool has_left_getdents(std::uint32_t thread) {
   constexpr long getdents = 78, getdents64 = 217;
   const std::string text(ProcFile(thread, "syscall").read());

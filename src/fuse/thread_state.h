@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 namespace plumeria::fuse {
 
@@ -26,6 +27,9 @@ class ProcFile {
 
 // Of the text of /proc/THREAD/stat: 'R' running or ready to run, 'D' and 'S' asleep, …; 0: unknown.
 char state_in(std::string_view stat);
+
+// The supplementary groups of a thread; none if it cannot be seen.
+std::vector<std::uint32_t> groups_of(std::uint32_t thread);
 
 // Whether a thread has left the reading of a directory. Unknown counts as no.
 bool has_left_getdents(std::uint32_t thread);

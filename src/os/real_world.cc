@@ -138,8 +138,13 @@ void RealExecutor::run() {
     if (batch_.empty()) {
       take_inbox();
       run_due_timers();
-      if (ready_.empty() && !find_work() && ready_.empty()) sleep();
-      run_since_poll_ = 0;
+      if (ready_.empty() && !find_work() && ready_.empty()) {
+        sleep();
+        run_since_poll_ = 0;
+      } else if (++run_since_poll_ >= events_per_poll) {
+        run_since_poll_ = 0;
+        poll_descriptors();
+      }
     } else if (run_since_poll_ >= events_per_poll) {
       run_since_poll_ = 0;
       take_inbox();
@@ -209,7 +214,7 @@ bool RealExecutor::find_work() {
   if (!timers_.empty()) until = std::min(until, timers_.begin()->first.first);
   bool found = false;
   while (!found && ready_.empty() && !inbox_filled_ && !stopping_ && now() < until) {
-    found = idle_poll_();
+    found = (idle_poll_ && idle_poll_()) || reactor_->io.poll_one() > 0;
   }
   spin_.spun(found);
   return found;

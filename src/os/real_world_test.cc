@@ -38,6 +38,28 @@ TEST(RealExecutorTest, StopReturnsAfterTheEventThatRunsAndRunGoesOnThere) {
   EXPECT_EQ(order, (std::vector<int>{1, 2}));
 }
 
+TEST(RealExecutorTest, WorkThatNeverEndsKeepsNobodyWaiting) {
+  RealExecutor executor;
+  int pipe[2];
+  ASSERT_EQ(::pipe(pipe), 0);
+  executor.set_idle_poll([] { return true; });
+  int waited_for = 2;
+  const auto one_less = [&] {
+    if (--waited_for == 0) executor.stop();
+  };
+  ASSERT_TRUE(executor.watch(pipe[0], EPOLLIN, [&] {
+    executor.unwatch(pipe[0]);
+    one_less();
+  }));
+  executor.at(executor.now() + 1ms, one_less);
+  std::thread other([&] { ASSERT_EQ(::write(pipe[1], "x", 1), 1); });
+  executor.run();
+  other.join();
+  EXPECT_EQ(waited_for, 0);
+  ::close(pipe[0]);
+  ::close(pipe[1]);
+}
+
 TEST(RealExecutorTest, TimersRunInTheOrderOfTheirTimesAndNotBeforeThem) {
   RealExecutor executor;
   std::vector<int> order;

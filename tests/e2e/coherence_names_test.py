@@ -82,6 +82,32 @@ def use_again_and_again(path, flags, seconds):
     return times
 
 
+def make_and_remove_again_and_again(path, seconds, uid):
+    """open(2) with O_CREAT finds the file or makes it, whoever else does the same. How often, and
+    how often it was not allowed to."""
+    os.chdir(path.parent)  # What is above it need not let him pass.
+    path = path.name
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+    end, times, refused = time.monotonic() + seconds, 0, 0
+    while time.monotonic() < end:
+        times += 1
+        try:
+            fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        except PermissionError:
+            refused += 1
+        else:
+            assert os.fstat(fd).st_uid == uid, "opened a file of somebody else"
+            os.write(fd, b"x")
+            os.close(fd)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+    return times, refused
+
+
 class Names(harness.SharedCase):
     def both_ways(self, rounds=ROUNDS):
         """(acting side, looking side), in turn."""
@@ -503,6 +529,28 @@ class Names(harness.SharedCase):
             self.gone(other / old)
             self.assertEqual(os.stat(other / new).st_ino, inode)
             self.assertErrno(errno.ENOENT, os.rename, other / old, other / "z")
+
+    def make_and_remove(self, uids):
+        os.chmod(self.a, 0o777)
+        seconds = 10 if harness.LONG else 2
+        workers = [harness.Hands() for _ in uids]
+        try:
+            for i, (worker, uid) in enumerate(zip(workers, uids)):
+                side = (self.a, self.b)[i % 2]
+                worker.begin(make_and_remove_again_and_again, side / "f", seconds, uid)
+            results = [worker.result() for worker in workers]
+        finally:
+            for worker in workers:
+                worker.kill()
+        for times, _ in results:
+            self.assertGreater(times, 10)
+        return sum(refused for _, refused in results)
+
+    def test_who_creates_while_others_do_and_remove_always_gets_a_file(self):
+        self.assertEqual(self.make_and_remove([1000, 1000, 1000]), 0)
+
+    def test_who_loses_the_race_to_create_has_no_right_to_a_private_file(self):
+        self.make_and_remove([1000, 1001])
 
     def test_a_file_that_is_replaced_all_the_time_is_always_there(self):
         (self.b / "f").write_text("0" * 10)

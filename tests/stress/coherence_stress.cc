@@ -107,6 +107,12 @@ std::uint64_t time_in_call(const Heartbeat& beat, std::uint64_t since) {
   return elapsed > stolen ? elapsed - stolen : 0;
 }
 
+// The process that calls it does not outlive its parent, which may have ended since it forked.
+void end_with(pid_t parent) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(0);
+}
+
 // A call that touches the file system, watched by the parent.
 class Call {
  public:
@@ -1076,9 +1082,10 @@ bool find_stall(const std::vector<Running>& running) {
 int watched(const std::function<int()>& work) {
   constexpr std::uint64_t patience_ms = 10 * stall_limit_ms;
   const std::uint64_t began = now_ms();
+  const pid_t parent = getpid();
   const pid_t worker = fork();
   if (worker == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    end_with(parent);
     const int result = work();
     std::fflush(stdout);
     _exit(result);
@@ -1125,11 +1132,12 @@ bool end_all(std::vector<Running>& running) {
 }
 
 int run(unsigned seconds, std::uint64_t seed, bool end_at_first) {
+  const pid_t parent = getpid();
   std::vector<Running> running, watchers;
   for (int i = 0; i < static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)); ++i) {
     const pid_t pid = fork();
     if (pid == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      end_with(parent);
       watch_processor(i);
     }
     watchers.push_back({pid, "watcher"});
@@ -1137,7 +1145,7 @@ int run(unsigned seconds, std::uint64_t seed, bool end_at_first) {
   for (std::size_t i = 0; i < workers.size(); ++i) {
     const pid_t pid = fork();
     if (pid == 0) {
-      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      end_with(parent);
       heartbeat = &shared->heartbeats[i];
       random_state = (seed + i + 1) * 0x9e3779b97f4a7c15ull;
       for (int j = 0; j < 8; ++j) random_number();
