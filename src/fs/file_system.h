@@ -167,6 +167,7 @@ class FileSystem : public Operations {
   // The inode that a request names; Errc::stale if that is gone. Requires: its lock is held.
   Task<Result<BlockRef>> load_named(InodeNumber inode);
   // The same for a directory in which something is looked for or made: Errc::no_entry.
+  Task<void> report_stale(InodeNumber inode, std::uint64_t meant);
   Task<Result<BlockRef>> load_parent(InodeNumber inode);
   Task<void> protect_handles(std::vector<Handle> handles);
   Status check_lost(InodeNumber inode) const;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "base/rare.h"
 #include "fs/data.h"
 #include "fs/file_system.h"
@@ -135,13 +136,31 @@ Task<Result<FileSystem::PinnedChild>> FileSystem::pin_child(InodeNumber parent,
 
 Task<Result<BlockRef>> FileSystem::load_named(InodeNumber inode) {
   auto block = co_await core_.load_inode(inode);
-  if (!block) co_return block;
   const std::uint64_t meant = options_.generation_told ? options_.generation_told(inode) : 0;
-  if (meant != 0 && meant != InodeView(block->bytes()).generation()) {
+  if (block && meant != 0 && meant != InodeView(block->bytes()).generation()) {
     rarely<"fs: an inode number means another file than before">();
-    co_return fail(Errc::stale, absl::StrCat("inode ", raw(inode)));
+    block = fail(Errc::stale, absl::StrCat("inode ", raw(inode)));
+  }
+  const FileState* file = core_.find_file(inode);
+  if (!block && block.error().code == Errc::stale && file != nullptr && file->handles > 0 &&
+      !file->lost) {
+    co_await report_stale(inode, meant);
   }
   co_return block;
+}
+
+// Nobody frees an inode that is open.
+Task<void> FileSystem::report_stale(InodeNumber inode, std::uint64_t meant) {
+  auto block = co_await core_.cache.get(format::inode_block(raw(inode)), inode_lock(inode));
+  const FileState* file = core_.find_file(inode);
+  if (!block || file == nullptr) co_return;
+  const InodeView view(block->bytes());
+  log_error(absl::StrCat(
+      "inode ", raw(inode), " is open here ", file->handles, " times, but gone: generation ",
+      file->generation, ", the kernel's ", meant, ", on the disk ", view.generation(), ", version ",
+      format::version_of(block->bytes()), ", mode ", view.mode(), ", links ", view.links(),
+      ", lock ", static_cast<int>(core_.clerk.held(inode_lock(inode))), ", open lock ",
+      static_cast<int>(core_.clerk.held(open_lock(inode))), file->open_pin ? " pinned" : ""));
 }
 
 Task<Result<BlockRef>> FileSystem::load_parent(InodeNumber inode) {
