@@ -240,39 +240,33 @@ Task<void> KernelSizes::wait_until_cut(fs::InodeNumber inode) {
 }
 
 Task<void> KernelSizes::wait_for_setter(fs::InodeNumber inode) {
-  const TimePoint patience = executor_.now() + setter_patience;
-  bool ran = false;
-  while (!stopped_) {
-    const auto found = sizes_.find(inode);
-    const std::uint32_t thread = found == sizes_.end() ? 0 : found->second.waits_for();
-    if (thread == 0) co_return;
-    const Taken taken = has_taken_reply(thread);
-    if (taken == Taken::yes || taken == Taken::cuts || (taken == Taken::soon && ran)) {
-      found->second.heard_from(thread);
-      co_return;
-    }
-    if (executor_.now() > patience) co_return;
-    ran = taken == Taken::soon;
-    co_await sleep_until(executor_, executor_.now() + Duration(50us));
-  }
+  return wait_until_taken(inode, setter_patience, false);
 }
 
 // An invalidation would make the kernel ignore a size that it was told and has not taken. And pages
 // that are cut off too late are those of whoever reads them under the next lock.
 Task<void> KernelSizes::wait_until_set(fs::InodeNumber inode) {
-  const TimePoint patience = executor_.now() + size_patience;
+  return wait_until_taken(inode, size_patience, true);
+}
+
+Task<void> KernelSizes::wait_until_taken(fs::InodeNumber inode, Duration longest, bool lock_goes) {
+  const TimePoint patience = executor_.now() + longest;
   bool ran = false;
   while (!stopped_) {
     const auto found = sizes_.find(inode);
     const std::uint32_t thread = found == sizes_.end() ? 0 : found->second.waits_for();
     if (thread == 0) co_return;
     const Taken taken = has_taken_reply(thread);
-    if (taken == Taken::yes || (taken == Taken::soon && ran) || executor_.now() > patience) {
+    const bool cuts = taken == Taken::cuts;  // The size is set, and pages are still to go.
+    const bool done = taken == Taken::yes || (taken == Taken::soon && ran) || (cuts && !lock_goes);
+    const bool late = executor_.now() > patience;
+    if (done || (late && lock_goes)) {
       found->second.heard_from(thread);
       co_return;
     }
+    if (late) co_return;
     ran = taken == Taken::soon;
-    if (taken == Taken::cuts) pages_.answer_blocked_reads(inode);
+    if (cuts) pages_.answer_blocked_reads(inode);
     co_await sleep_until(executor_, executor_.now() + Duration(50us));
   }
 }

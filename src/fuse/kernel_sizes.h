@@ -96,6 +96,8 @@ class KernelSizes {
 
   // The thread that is about to set the size has, unless it does not run for long.
   Task<void> wait_for_setter(fs::InodeNumber inode);
+  // What both of these do; `lock_goes`: then what blocks it is answered, and it is done when late.
+  Task<void> wait_until_taken(fs::InodeNumber inode, Duration longest, bool lock_goes);
   Task<void> make_longer(fs::InodeNumber inode, std::uint64_t size);
   Task<bool> set_size(fs::Attributes attributes, bool may_ask);
   bool given_up(fs::InodeNumber inode) const;

@@ -1081,6 +1081,7 @@ bool find_stall(const std::vector<Running>& running) {
 // own watches, as one whose call the kernel does not give back cannot even exit.
 int watched(const std::function<int()>& work) {
   constexpr std::uint64_t patience_ms = 10 * stall_limit_ms;
+  constexpr useconds_t look_interval_us = 20000;  // waitpid() has no time limit of its own
   const std::uint64_t began = now_ms();
   const pid_t parent = getpid();
   const pid_t worker = fork();
@@ -1100,7 +1101,7 @@ int watched(const std::function<int()>& work) {
       kill(worker, SIGKILL);
       return 3;
     }
-    usleep(20000);
+    usleep(look_interval_us);
   }
 }
 
