@@ -14,6 +14,7 @@ namespace plumeria::fuse {
 namespace {
 
 constexpr Duration repeat_interval = 50us;
+constexpr std::uint32_t size_attempts_max = 8;
 
 bool is_writable(std::uint32_t flags) { return (flags & O_ACCMODE) != O_RDONLY; }
 
@@ -90,7 +91,7 @@ Task<void> DataRequests::getattr(Request request) {
       found->pins.clear();
       // What keeps others out may be the call itself that asks: lseek(2) to the end.
       if (!made_sure) co_await cache_.sizes().wait_for_changer(request.inode);
-      ++times;
+      if (++times == size_attempts_max) made_sure = true;  // It is told, and may be ignored.
     } else {
       reply_attributes(request, data, access, found);
       co_return;
@@ -250,8 +251,9 @@ Task<void> DataRequests::read(Request request, fuse_read_in in) {
     cache_.executed(request.inode, access);
     // What is behind the end would be shown as zeros. A READ's own reply may be ignored, too.
     bool refused = false;
+    const TimePoint patience = executor_.now() + patience_of_read(request.inode);
     for (std::uint32_t times = 0;
-         times < size_attempts && bytes && bytes->size() < in.size && !refused &&
+         bytes && bytes->size() < in.size && !refused && executor_.now() < patience &&
          cache_.sizes().may_believe_in_more(request.inode, in.offset + bytes->size());
          ++times) {
       const bool sure = co_await make_sure_of_size(request.inode, access, false);
@@ -271,6 +273,7 @@ Task<void> DataRequests::read(Request request, fuse_read_in in) {
     } else if (bytes) {
       const std::uint64_t end = in.offset + bytes->size();
       if (bytes->size() < in.size && cache_.sizes().may_believe_in_more(request.inode, end)) {
+        cache_.count_unsure_read();
         cache_.sizes().size_told(request.inode, end);
       }
       replies_.send(request, bytes->data(), bytes->size());
@@ -280,6 +283,12 @@ Task<void> DataRequests::read(Request request, fuse_read_in in) {
     }
     co_return;
   }
+}
+
+// What keeps the size from being set may be a write(2) that waits for the page of this READ.
+// Without a handle to write to the file there is none, only threads that have not had a processor.
+Duration DataRequests::patience_of_read(fs::InodeNumber inode) const {
+  return cache_.has_writer(inode) ? Duration(3ms) : Duration(500ms);
 }
 
 Task<void> DataRequests::back_off(std::uint32_t times) {

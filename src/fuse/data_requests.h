@@ -53,6 +53,7 @@ class DataRequests {
   // Whether the request is to be admitted again, because it did nothing.
   Task<bool> to_be_repeated(fs::InodeNumber inode, DataRequest data, fs::Access access, Errc code);
   bool is_ahead(const fuse_read_in& in) const;
+  Duration patience_of_read(fs::InodeNumber inode) const;
   Task<void> back_off(std::uint32_t times);
   Task<Result<fs::WriteReply>> write_once(Request request, fuse_write_in in, SharedBytes bytes,
                                           fs::Access access);

@@ -22,6 +22,7 @@ constexpr Duration unknown_inode_patience = 1s;
 constexpr Duration listing_patience = 200ms, creation_patience = 1s;
 constexpr std::size_t creations_max = 256;
 constexpr std::size_t own_threads_max = 8;
+constexpr std::uint32_t late_cuts_max = 8;
 constexpr std::size_t batch_size = 256;
 
 Bytes forget_range(fs::InodeNumber inode, Range range) {
@@ -136,7 +137,7 @@ Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   drain_();
   // Under a shared lock there are no pages while this mount has a writer: none to give up, and none
   // to be given to READs, which could be stored into.
-  const bool writer = writable_.contains(inode);
+  const bool writer = has_writer(inode);
   const bool may_have_pages = what.pages && (what.is_exclusive || !writer);
   answer_under_revoke(inode, gate.begin_drop(may_have_pages, what.is_exclusive));
   co_await wait_for_replies(inode);
@@ -151,7 +152,20 @@ Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   } else if (what.attributes && told_.contains(inode)) {
     co_await drop_attributes(inode);
   }
+  co_await wait_for_late_cuts(inode);
   gate.end_drop();
+}
+
+// What was answered while pages were given up may have set a size. A READ that holds a page up
+// which is to be cut off then is answered under the lock that set the size, or each waits for the
+// other: that READ for a size that is set under the next lock.
+Task<void> KernelCache::wait_for_late_cuts(fs::InodeNumber inode) {
+  for (std::uint32_t times = 0; times < late_cuts_max && sizes_.setting(inode); ++times) {
+    co_await sizes_.wait_until_cut(inode);
+    co_await wait_for_replies(inode);
+    std::vector<Range> ranges = gates_[inode].next_round();
+    if (!ranges.empty()) co_await drop_pages(inode, std::move(ranges));
+  }
 }
 
 // INC_EPOCH and the invalidation of a directory wait for nobody, not even for a LOOKUP that we have
@@ -184,7 +198,7 @@ Task<void> KernelCache::drop_attributes(fs::InodeNumber inode) {
 
 Task<void> KernelCache::forget_attributes_of(fs::InodeNumber inode) {
   // An inode that is being evicted with dirty pages makes even this wait, until we have taken them.
-  const bool may_be_dirty = gates_[inode].may_have_pages() || writable_.contains(inode);
+  const bool may_be_dirty = gates_[inode].may_have_pages() || has_writer(inode);
   if (!may_be_dirty) {
     co_await tell_at_once(inode, forget_attributes(raw(inode)));
     co_return;
@@ -395,7 +409,7 @@ Task<void> KernelCache::invalidate_before_append(fs::InodeNumber inode, Range ra
 }
 
 bool KernelCache::may_cut_pages(fs::InodeNumber inode) {
-  if (!writable_.contains(inode)) return true;
+  if (!has_writer(inode)) return true;
   const PageGate* pages = gate(inode);
   return pages != nullptr && pages->may_read();
 }
@@ -580,7 +594,7 @@ Task<bool> KernelCache::drop_everything(TimePoint deadline) {
     // Its own revoke does it. One that has begun and waits for a pin may wait for longer than the
     // lease lasts.
     if (pages != nullptr && pages->dropping()) continue;
-    if (pages != nullptr || writable_.contains(inode) || is_being_created(inode)) {
+    if (pages != nullptr || has_writer(inode) || is_being_created(inode)) {
       run(drop_one(inode));
       continue;
     }

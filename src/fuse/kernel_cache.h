@@ -37,6 +37,7 @@ struct CacheStatistics {
   std::uint64_t own_ranges = 0;       // WRITEs that had to invalidate their own pages
   std::uint64_t epochs = 0;           // times that all names were made to be looked up again
   std::uint64_t unknown_retries = 0;  // invalidations repeated because a reply was on its way
+  std::uint64_t unsure_reads = 0;     // answered although the kernel may believe in a larger size
   Duration longest_drop{};
 };
 
@@ -83,6 +84,9 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
   void replying(fs::InodeNumber inode, const DataRequest& request, fs::Access access);
 
   KernelSizes& sizes() { return sizes_; }
+  void count_unsure_read() { ++statistics_.unsure_reads; }
+  // Whether a handle is open here that may write to the file, or be mapped to.
+  bool has_writer(fs::InodeNumber inode) const { return writable_.contains(inode); }
   // To make the kernel believe in a smaller size cuts pages off, and for that READs of them must be
   // answered: with a writer here under an exclusive lock only. Whether the lock that is given up
   // allows it; without a revoke, whether any lock does.
@@ -144,6 +148,7 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
 
   Task<void> drop_names(fs::InodeNumber inode);
   Task<void> drop_pages(fs::InodeNumber inode, std::vector<Range> ranges);
+  Task<void> wait_for_late_cuts(fs::InodeNumber inode);
   Task<void> drop_attributes(fs::InodeNumber inode);
   Task<void> forget_attributes_of(fs::InodeNumber inode);
   Task<void> invalidate_round(fs::InodeNumber inode, std::vector<Range> ranges);

@@ -99,7 +99,7 @@ Task<bool> KernelSizes::make_sure_of_size(fs::Attributes attributes, bool may_as
       break;
     }
   }
-  co_return true;
+  co_return stopped_ || is_sure_of_size(inode, attributes.size);
 }
 
 // The kernel does it before it looks at the page of the end, which may be locked by a request that
@@ -214,14 +214,15 @@ std::optional<fs::Attributes> KernelSizes::attributes_for(fs::InodeNumber inode,
                                                           std::uint32_t thread) {
   const std::shared_ptr<Setting> setting = setting_of(inode, thread);
   if (setting == nullptr) return {};
-  fs::Attributes attributes = setting->attributes;
   if (setting->asks) {
     setting->answered = true;
-  } else if (const auto found = sizes_.find(inode); found != sizes_.end()) {
-    // For permissions. Nothing may be cut off yet.
-    attributes.size = std::max(attributes.size, found->second.most());
+  } else {
+    // It asks for permissions. To take any size now, even a larger one, it would wait for the page
+    // of the end, which may be locked; so it is to ignore what it is told. This waits for nobody:
+    // the thread has the inode open.
+    device_.notify(forget_attributes(raw(inode)));
   }
-  return attributes;
+  return setting->attributes;
 }
 
 std::optional<fs::Attributes> KernelSizes::size_for(fs::InodeNumber inode, std::uint32_t thread) {

@@ -60,9 +60,10 @@ class KernelSizes {
   }
   // Makes it believe in these attributes' size, if it can be made to at all; the lock must not go
   // meanwhile. Pages beyond it may still be cut off when this is done: whoever waits has them
-  // locked. False: somebody changes the file, and may wait for this lock, or for pages that are
-  // locked by the request which this is for. `may_ask`: it is that request which keeps the others
-  // out; nobody can be writing.
+  // locked. False: it could not be made sure, because somebody changes the file, and may wait for
+  // this lock, or for pages that are locked by the request which this is for; or a thread of ours
+  // has still to see that it is not wanted any more. `may_ask`: it is that request which keeps the
+  // others out; nobody can be writing.
   Task<bool> make_sure_of_size(fs::Attributes attributes, bool may_ask);
   // After that: until he is done, or it cannot be seen for a while.
   Task<void> wait_for_changer(fs::InodeNumber inode);

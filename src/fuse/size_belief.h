@@ -19,8 +19,6 @@ class SizeBelief {
   bool may_be_less_than(std::uint64_t size) const { return now_.least < size; }
   bool may_be_more_than(std::uint64_t size) const { return now_.most > size; }
 
-  std::uint64_t most() const { return now_.most; }
-
   // A reply names this size, and may be ignored.
   void told(std::uint64_t size) {
     now_.widen(size);

@@ -49,9 +49,10 @@ void print(const fuse::Session& session) {
   const fuse::SessionStatistics s = session.statistics();
   std::printf(
       "connection %u: requests %lu, drops %lu in %lu rounds, blocked %lu, answered %lu, own ranges "
-      "%lu, epochs %lu, unknown %lu, longest drop %ld us\n",
+      "%lu, epochs %lu, unknown %lu, unsure reads %lu, longest drop %ld us\n",
       session.connection(), s.requests, s.cache.drops, s.cache.rounds, s.cache.blocked,
       s.cache.answered, s.cache.own_ranges, s.cache.epochs, s.cache.unknown_retries,
+      s.cache.unsure_reads,
       static_cast<long>(
           std::chrono::duration_cast<std::chrono::microseconds>(s.cache.longest_drop).count()));
 }
