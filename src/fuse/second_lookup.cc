@@ -42,12 +42,12 @@ void SecondLookup::looked_up(std::uint32_t thread, clerk::Pin directory) {
   kept_.emplace(thread, std::move(kept));
 }
 
-void SecondLookup::is_followed(std::uint32_t thread) {
+void SecondLookup::wait_for(std::uint32_t thread, Duration longest) {
   const auto found = kept_.find(thread);
   if (found == kept_.end()) return;
   executor_.cancel(found->second.timer);
   found->second.timer =
-      executor_.at(executor_.now() + working_patience, [this, thread] { answered(thread); });
+      executor_.at(executor_.now() + longest, [this, thread] { answered(thread); });
 }
 
 void SecondLookup::drop(std::uint32_t thread) {

@@ -16,9 +16,10 @@ namespace plumeria::fuse {
 
 class SecondLookup {
  public:
-  // What who wants the directory waits for at most: until a request follows, and while that is
-  // worked on. (It may wait for somebody who waits for the directory.)
-  static constexpr Duration patience = 200ms, working_patience = 800ms;
+  // What who wants the directory waits for at most: until a request follows; while that is worked
+  // on (it may wait for somebody who waits for the directory); and after a GETATTR was answered,
+  // which may have been what the path was for.
+  static constexpr Duration patience = 200ms, working_patience = 800ms, asked_patience = 20ms;
 
   explicit SecondLookup(os::RealExecutor& executor) : executor_(executor) {}
   ~SecondLookup();
@@ -33,7 +34,11 @@ class SecondLookup {
   }
   // Any other request of the thread arrives.
   void arrived(std::uint32_t thread) {
-    if (!kept_.empty()) is_followed(thread);
+    if (!kept_.empty()) wait_for(thread, working_patience);
+  }
+  // Its GETATTR was answered, and no error.
+  void asked(std::uint32_t thread) {
+    if (!kept_.empty()) wait_for(thread, asked_patience);
   }
   // A LOOKUP of the thread was answered, under this pin of the directory.
   void looked_up(std::uint32_t thread, clerk::Pin directory);
@@ -52,7 +57,7 @@ class SecondLookup {
     clerk::Pin pin;
     TimerId timer{};
   };
-  void is_followed(std::uint32_t thread);
+  void wait_for(std::uint32_t thread, Duration longest);
   void drop(std::uint32_t thread);
 
   os::RealExecutor& executor_;

@@ -82,6 +82,16 @@ TEST_F(SecondLookupTest, WhoComesBackKeepsItWhileHisRequestIsWorkedOn) {
   EXPECT_EQ(owner_.pins, 0);
 }
 
+TEST_F(SecondLookupTest, WhoOnlyAskedForAttributesDoesNotKeepItForLong) {
+  lookup_.found_stale(7);
+  lookup_.looked_up(7, owner_.pin());
+  lookup_.arrived(7);
+  lookup_.asked(7);
+  EXPECT_EQ(owner_.pins, 1);
+  run_for(SecondLookup::asked_patience + 10ms);
+  EXPECT_EQ(owner_.pins, 0);
+}
+
 TEST_F(SecondLookupTest, AllIsLetGoWithTheLocks) {
   lookup_.found_stale(7);
   lookup_.found_stale(8);

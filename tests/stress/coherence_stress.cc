@@ -55,6 +55,7 @@ struct Heartbeat {
   std::atomic<std::uint64_t> stolen_before;  // see Shared::stolen_ms
   std::atomic<std::uint64_t> calls;
   std::atomic<std::uint64_t> longest_ms;
+  std::atomic<const char*> longest;
 };
 
 // All that the processes share outside of the file system.
@@ -123,7 +124,10 @@ class Call {
   }
   ~Call() {
     const std::uint64_t took = time_in_call(*heartbeat, heartbeat->since);
-    if (took > heartbeat->longest_ms) heartbeat->longest_ms = took;
+    if (took > heartbeat->longest_ms) {
+      heartbeat->longest_ms = took;
+      heartbeat->longest = heartbeat->what.load();
+    }
     heartbeat->since = 0;
     ++heartbeat->calls;
   }
@@ -1174,17 +1178,21 @@ int run(unsigned seconds, std::uint64_t seed, bool end_at_first) {
     for (const auto& check : final_checks) check();
   }
   std::uint64_t calls = 0, longest = 0;
+  const char* longest_call = "none";
   for (const Heartbeat& beat : shared->heartbeats) {
     calls += beat.calls;
-    longest = std::max<std::uint64_t>(longest, beat.longest_ms);
+    if (beat.longest_ms <= longest) continue;
+    longest = beat.longest_ms;
+    longest_call = beat.longest;
   }
   for (const Running& watcher : watchers) {
     kill(watcher.pid, SIGKILL);
     waitpid(watcher.pid, nullptr, 0);
   }
-  std::printf("calls %lu, checks %lu, violations %d, longest call %lu ms, machine away %lu ms%s\n",
-              calls, shared->checks.load(), shared->violations.load(), longest,
-              shared->stolen_ms.load(), stalled ? ", STALLED" : (ended ? "" : ", STUCK"));
+  std::printf(
+      "calls %lu, checks %lu, violations %d, longest call %lu ms (%s), machine away %lu ms%s\n",
+      calls, shared->checks.load(), shared->violations.load(), longest, longest_call,
+      shared->stolen_ms.load(), stalled ? ", STALLED" : (ended ? "" : ", STUCK"));
   if (stalled || !ended) return 3;
   return shared->violations == 0 ? 0 : 1;
 }
