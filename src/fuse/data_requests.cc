@@ -105,9 +105,15 @@ void DataRequests::reply_attributes(const Request& request, const DataRequest& d
                                     const Result<fs::Covered<fs::Attributes>>& found) {
   cache_.replying(request.inode, data, access);
   if (!found) {
-    replies_.failed(request, found.error());
+    const auto removed = cache_.removed_directory(request.inode);
+    if (removed && found.error().code == Errc::stale) {
+      replies_.with(request, encode_attributes(*removed, false));
+    } else {
+      replies_.failed(request, found.error());
+    }
     return;
   }
+  cache_.attributes_sent(found->value);
   cache_.sizes().size_told(request.inode, found->value.size);
   if (request.inode == fs::root_inode) root_ = found->value;
   const bool valid =
@@ -171,6 +177,7 @@ Task<void> DataRequests::setattr(Request request, fuse_setattr_in in) {
     } else {
       // Not for ever even if covered: the kernel takes these attributes without asking whether they
       // were invalidated between our reply and its waking up (docs/kernel.md, "Attributes").
+      cache_.attributes_sent(done->value);
       cache_.sizes().size_set_by(request.inode, request.thread, done->value.size);
       replies_.with(request, encode_attributes(done->value, false));
     }

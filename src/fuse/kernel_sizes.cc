@@ -252,21 +252,20 @@ Task<void> KernelSizes::wait_until_set(fs::InodeNumber inode) {
 
 Task<void> KernelSizes::wait_until_taken(fs::InodeNumber inode, Duration longest, bool lock_goes) {
   const TimePoint patience = executor_.now() + longest;
-  bool ran = false;
+  ReplyLooks looks;
   while (!stopped_) {
     const auto found = sizes_.find(inode);
     const std::uint32_t thread = found == sizes_.end() ? 0 : found->second.waits_for();
     if (thread == 0) co_return;
     const Taken taken = has_taken_reply(thread);
     const bool cuts = taken == Taken::cuts;  // The size is set, and pages are still to go.
-    const bool done = taken == Taken::yes || (taken == Taken::soon && ran) || (cuts && !lock_goes);
+    const bool done = looks.is_taken(taken) && !(cuts && lock_goes);
     const bool late = executor_.now() > patience;
     if (done || (late && lock_goes)) {
       found->second.heard_from(thread);
       co_return;
     }
     if (late) co_return;
-    ran = taken == Taken::soon;
     if (cuts) pages_.answer_blocked_reads(inode);
     co_await sleep_until(executor_, executor_.now() + Duration(50us));
   }
