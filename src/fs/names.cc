@@ -419,7 +419,8 @@ void FileSystem::after_link_drop(LinkDrop& drop, LogPosition position) {
   }
   if (!drop.last) return;
   FileState* file = core_.find_file(inode);
-  if (InodeView(drop.child.bytes()).is_directory()) {
+  const bool may_be_in_use = options_.generation_told && options_.generation_told(inode) != 0;
+  if (InodeView(drop.child.bytes()).is_directory() && may_be_in_use) {
     // Taken apart when the kernel lets go of it: somebody may be in it.
     core_.removed_directories.insert(inode);
   } else if (file != nullptr && file->handles > 0) {

@@ -491,7 +491,7 @@ Task<void> KernelCache::wait_until_creation_is_taken(fs::InodeNumber inode) {
 // For a thread that does not get a processor for as long as that.
 Task<void> KernelCache::forget_created(fs::InodeNumber inode) {
   log_warning(absl::StrCat("the thread that made inode ", raw(inode), " does not take our reply"));
-  (void)co_await untaken_creations_.wait(inode, TimePoint::max());
+  (void)co_await untaken_creations_.wait(inode, TimePoint::max(), 1ms);
   co_await tell_at_once(inode, forget_attributes(raw(inode)));
 }
 

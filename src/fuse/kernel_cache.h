@@ -98,8 +98,8 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
   bool looked_up(const fs::Attributes& attributes);
   // Other attributes than a lookup's were told.
   void attributes_sent(const fs::Attributes& attributes);
-  // A directory that another mount removed and that is in use here (it is open, or is somebody's
-  // working directory) is remembered as it was told last; it has no links any more.
+  // A directory whose inode is gone, as the caller has seen, because another mount removed it while
+  // it was in use here (it is open, or somebody's working directory): as told last, without links.
   std::optional<fs::Attributes> removed_directory(fs::InodeNumber inode) const;
   std::uint64_t generation_told(fs::InodeNumber inode) const override;
   // Whether that was the last.

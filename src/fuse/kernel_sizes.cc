@@ -80,6 +80,12 @@ bool KernelSizes::given_up(fs::InodeNumber inode) const {
                      [inode](const auto& setting) { return setting->attributes.inode == inode; });
 }
 
+bool KernelSizes::is_held_up(fs::InodeNumber inode) const {
+  return std::any_of(given_up_.begin(), given_up_.end(), [inode](const auto& setting) {
+    return setting->attributes.inode == inode && Notifier::sleeps_without_progress(*setting->job);
+  });
+}
+
 Task<void> KernelSizes::wait_for_changer(fs::InodeNumber inode) {
   const TimePoint patience = executor_.now() + changer_patience;
   while (!stopped_ && executor_.now() < patience && given_up(inode)) {

@@ -23,19 +23,19 @@ bool UntakenCreations::may_send(std::uint32_t thread) {
 
 bool UntakenCreations::any(fs::InodeNumber inode) const {
   return std::any_of(creations_.begin(), creations_.end(),
-                     [inode](const auto& entry) { return entry.second.inode == inode; });
+                     [inode](const auto& entry) { return entry.second == inode; });
 }
 
-Task<bool> UntakenCreations::wait(fs::InodeNumber inode, TimePoint longest) {
-  for (;;) {
+Task<bool> UntakenCreations::wait(fs::InodeNumber inode, TimePoint longest, Duration interval) {
+  for (std::map<std::uint32_t, ReplyLooks> looks;;) {  // this call's own: others may look, too
     for (auto at = creations_.begin(); at != creations_.end();) {
-      auto& [thread, creation] = *at;
-      const bool taken = creation.inode == inode && creation.looks.is_taken(look_(thread));
+      const auto [thread, made] = *at;
+      const bool taken = made == inode && looks[thread].is_taken(look_(thread));
       at = taken ? creations_.erase(at) : std::next(at);
     }
     if (!any(inode)) co_return true;
     if (executor_.now() > longest) co_return false;
-    co_await sleep_until(executor_, executor_.now() + look_interval);
+    co_await sleep_until(executor_, executor_.now() + interval);
   }
 }
 

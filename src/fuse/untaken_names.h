@@ -27,25 +27,20 @@ class UntakenCreations {
 
   // Whether the thread can be watched; else it is to be told nothing for ever.
   bool may_send(std::uint32_t thread);
-  void sent(std::uint32_t thread, fs::InodeNumber inode) { creations_[thread] = {inode, {}}; }
+  void sent(std::uint32_t thread, fs::InodeNumber inode) { creations_[thread] = inode; }
   // A thread sends a request, so it has taken all replies of before.
   void heard_from(std::uint32_t thread) {
     if (!creations_.empty()) creations_.erase(thread);
   }
   bool any(fs::InodeNumber inode) const;
-  // Whether all have been taken; not, if it takes longer.
-  Task<bool> wait(fs::InodeNumber inode, TimePoint longest);
+  // Whether all have been taken; not, if it takes longer. Looks at the threads in this interval.
+  Task<bool> wait(fs::InodeNumber inode, TimePoint longest, Duration interval = 50us);
   void stop() { creations_.clear(); }
 
  private:
-  struct Creation {
-    fs::InodeNumber inode{};
-    ReplyLooks looks;
-  };
-
   os::RealExecutor& executor_;
   std::function<Taken(std::uint32_t)> look_;
-  std::map<std::uint32_t, Creation> creations_;  // by thread
+  std::map<std::uint32_t, fs::InodeNumber> creations_;  // by thread
 };
 
 // Listings of directories.

@@ -4,7 +4,6 @@
 
 #include <set>
 
-#include "base/async.h"
 #include "os/real_world.h"
 
 namespace plumeria::fuse {
@@ -20,19 +19,13 @@ struct UntakenNamesTest : testing::Test {
   UntakenListings listings{executor,
                            [this](std::uint32_t thread) { return left.contains(thread); }};
 
-  template <class T>
-  T run(Task<T> task) {
-    TaskScope tasks;
-    std::optional<T> result;
-    struct Run {
-      static Task<void> one(Task<T> work, std::optional<T>* result, os::RealExecutor* executor) {
-        *result = co_await work;
-        executor->stop();
-      }
+  bool run(Task<bool> wait) {
+    struct Wait {
+      static Task<void> one(Task<bool> task, bool* taken) { *taken = co_await task; }
     };
-    tasks.spawn(Run::one(std::move(task), &result, &executor));
-    if (!result) executor.run();
-    return *result;
+    bool taken = false;
+    executor.run_until_done(Wait::one(std::move(wait), &taken));
+    return taken;
   }
   bool taken_within(fs::InodeNumber inode, Duration time) {
     return run(creations.wait(inode, executor.now() + time));
@@ -60,15 +53,26 @@ TEST_F(UntakenNamesTest, ACreationIsTakenByWhoAsksAgain) {
   EXPECT_FALSE(creations.any(made));
 }
 
-TEST_F(UntakenNamesTest, AThreadThatOnlyRanOnceBetweenLooksHasNotTakenIt) {
+TEST_F(UntakenNamesTest, AThreadThatIsSeenToRunOnceHasNotTakenIt) {
   creations.sent(7, made);
   threads[7] = Taken::soon;
   EXPECT_FALSE(taken_within(made, -1ms));
+  EXPECT_FALSE(taken_within(made, -1ms));  // Who else looked does not count.
+  EXPECT_TRUE(taken_within(made, 10s));
+}
+
+TEST_F(UntakenNamesTest, NobodyWaitsAnyMoreWhenItEnds) {
+  creations.sent(7, made);
   threads[7] = Taken::no;
-  EXPECT_FALSE(taken_within(made, -1ms));
-  threads[7] = Taken::soon;
-  EXPECT_FALSE(taken_within(made, -1ms));
-  EXPECT_TRUE(taken_within(made, -1ms));
+  listings.sent(7, made);
+  executor.at(executor.now() + 2ms, [this] {
+    creations.stop();
+    listings.stop();
+  });
+  EXPECT_TRUE(run(creations.wait(made, TimePoint::max(), 1ms)));
+  const TimePoint before = executor.now();
+  executor.run_until_done(listings.wait(made));
+  EXPECT_LT(executor.now() - before, UntakenListings::patience);
 }
 
 TEST_F(UntakenNamesTest, ManyThatAreNotTakenLeaveNoRoom) {
@@ -89,15 +93,11 @@ TEST_F(UntakenNamesTest, AListingIsWaitedForUntilItsThreadIsOutOfTheCall) {
   listings.sent(8, other);
   executor.at(executor.now() + 2ms, [this] { left.insert(7); });
   const TimePoint before = executor.now();
-  struct Wait {
-    static Task<bool> one(UntakenListings* listings) {
-      co_await listings->wait(made);
-      co_return true;
-    }
-  };
-  EXPECT_TRUE(run(Wait::one(&listings)));
+  executor.run_until_done(listings.wait(made));
   EXPECT_GE(executor.now() - before, 2ms);
-  EXPECT_TRUE(run(Wait::one(&listings)));  // and is forgotten
+  left.clear();
+  executor.run_until_done(listings.wait(made));  // It is forgotten.
+  EXPECT_LT(executor.now() - before, UntakenListings::patience);
 }
 
 }  // namespace
