@@ -34,8 +34,9 @@ class UntakenReads {
   struct Read {
     fs::InodeNumber inode{};
     Range pages;
-    ReplyLooks looks;
+    bool ran = false;  // it was seen to run since
   };
+  bool is_taken(std::uint32_t thread, Read& read);
 
   std::function<Taken(std::uint32_t)> look_;
   std::map<std::uint32_t, Read> reads_;  // by thread
