@@ -90,6 +90,8 @@ struct Core {
   std::map<InodeNumber, std::unique_ptr<FileState>> files;
   // Inodes made here whose lock was never given up since: nobody else can have them open.
   absl::flat_hash_set<InodeNumber> sole;
+  // Removed here, but the kernel may still be in them.
+  absl::flat_hash_set<InodeNumber> removed_directories;
   // Files of which this mount knows, since it has their lock, that the disk holds zeros where they
   // will grow (docs/format.md, "The tail").
   absl::flat_hash_set<InodeNumber> clean_tails;

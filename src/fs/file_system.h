@@ -211,8 +211,6 @@ class FileSystem : public Operations {
   Orphans orphans_;
   std::map<HandleId, Handle> handles_;
   std::uint64_t next_handle_ = 1;
-  absl::flat_hash_set<InodeNumber>
-      removed_directories_;  // gone, but the kernel may still be in them
   std::map<InodeNumber, std::uint64_t>
       file_lock_counts_;     // inodes on which this mount holds flock or fcntl locks
   std::uint64_t space_ = 0;  // bytes that may still be written before the disk is asked again

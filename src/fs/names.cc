@@ -172,7 +172,7 @@ Task<Result<BlockRef>> FileSystem::load_parent(InodeNumber inode) {
 }
 
 void FileSystem::forget(InodeNumber inode) {
-  if (removed_directories_.erase(inode) > 0) {
+  if (core_.removed_directories.erase(inode) > 0) {
     orphans_.look_at(Orphan{OrphanKind::inode, raw(inode)});
   }
 }
@@ -419,9 +419,10 @@ void FileSystem::after_link_drop(LinkDrop& drop, LogPosition position) {
   }
   if (!drop.last) return;
   FileState* file = core_.find_file(inode);
-  if (InodeView(drop.child.bytes()).is_directory()) {
+  const bool may_be_in_use = options_.generation_told && options_.generation_told(inode) != 0;
+  if (InodeView(drop.child.bytes()).is_directory() && may_be_in_use) {
     // Taken apart when the kernel lets go of it: somebody may be in it.
-    removed_directories_.insert(inode);
+    core_.removed_directories.insert(inode);
   } else if (file != nullptr && file->handles > 0) {
     file->reclaim_on_close = true;
   } else {

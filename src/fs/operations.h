@@ -116,7 +116,8 @@ class Operations {
     std::vector<clerk::Pin> pins;
   };
   virtual Task<Result<LookupReply>> lookup(InodeNumber parent, std::string name) = 0;
-  // The kernel has dropped its last reference: a hint that the inode's lock is idle.
+  // The kernel has dropped its last reference: the inode's lock may be idle, and a directory that
+  // was removed here is taken apart only now.
   virtual void forget(InodeNumber inode) = 0;
 
   virtual Task<Result<Covered<Attributes>>> getattr(InodeNumber inode) = 0;

@@ -178,6 +178,7 @@ Task<Status> Orphans::reclaim_segment(Orphan orphan) {
 
 Task<Status> Orphans::reclaim_inode(InodeNumber inode) {
   const Orphan orphan{OrphanKind::inode, raw(inode)};
+  if (core_.removed_directories.contains(inode)) co_return fail(Errc::again);
   if (const FileState* file = core_.find_file(inode); file != nullptr && file->handles > 0) {
     core_.file(inode).reclaim_on_close = true;
     co_return fail(Errc::again);

@@ -14,7 +14,7 @@ namespace plumeria::fuse {
 namespace {
 
 constexpr Duration repeat_interval = 50us;
-constexpr std::uint32_t size_attempts_max = 8;
+constexpr Duration read_patience = 500ms, held_up_patience = 20ms, writer_patience = 3ms;
 
 bool is_writable(std::uint32_t flags) { return (flags & O_ACCMODE) != O_RDONLY; }
 
@@ -91,7 +91,7 @@ Task<void> DataRequests::getattr(Request request) {
       found->pins.clear();
       // What keeps others out may be the call itself that asks: lseek(2) to the end.
       if (!made_sure) co_await cache_.sizes().wait_for_changer(request.inode);
-      if (++times == size_attempts_max) made_sure = true;  // It is told, and may be ignored.
+      if (is_last(times++)) made_sure = true;  // Else it is only told, and may be ignored.
     } else {
       reply_attributes(request, data, access, found);
       co_return;
@@ -105,9 +105,15 @@ void DataRequests::reply_attributes(const Request& request, const DataRequest& d
                                     const Result<fs::Covered<fs::Attributes>>& found) {
   cache_.replying(request.inode, data, access);
   if (!found) {
-    replies_.failed(request, found.error());
+    const auto removed = cache_.removed_directory(request.inode);
+    if (removed && found.error().code == Errc::stale) {
+      replies_.with(request, encode_attributes(*removed, false));
+    } else {
+      replies_.failed(request, found.error());
+    }
     return;
   }
+  cache_.attributes_sent(found->value);
   cache_.sizes().size_told(request.inode, found->value.size);
   if (request.inode == fs::root_inode) root_ = found->value;
   const bool valid =
@@ -171,6 +177,7 @@ Task<void> DataRequests::setattr(Request request, fuse_setattr_in in) {
     } else {
       // Not for ever even if covered: the kernel takes these attributes without asking whether they
       // were invalidated between our reply and its waking up (docs/kernel.md, "Attributes").
+      cache_.attributes_sent(done->value);
       cache_.sizes().size_set_by(request.inode, request.thread, done->value.size);
       replies_.with(request, encode_attributes(done->value, false));
     }
@@ -251,14 +258,15 @@ Task<void> DataRequests::read(Request request, fuse_read_in in) {
     cache_.executed(request.inode, access);
     // What is behind the end would be shown as zeros. A READ's own reply may be ignored, too.
     bool refused = false;
-    const TimePoint patience = executor_.now() + patience_of_read(request.inode);
-    for (std::uint32_t times = 0;
-         bytes && bytes->size() < in.size && !refused && executor_.now() < patience &&
-         cache_.sizes().may_believe_in_more(request.inode, in.offset + bytes->size());
-         ++times) {
+    SizeAttempts attempts{executor_.now(), executor_.now(), 0, 0};
+    while (bytes && bytes->size() < in.size && !refused && may_try_again(request.inode, attempts) &&
+           cache_.sizes().may_believe_in_more(request.inode, in.offset + bytes->size())) {
       const bool sure = co_await make_sure_of_size(request.inode, access, false);
       refused = !sure && is_ahead(in);
-      if (!sure && !refused) co_await back_off(times);
+      if (!sure && !refused) {
+        count_attempt(request.inode, attempts);
+        co_await back_off(attempts.times++);
+      }
       cache_.executing(request.inode, access);
       bytes = co_await operations_.read(request.inode, in.offset, in.size, access);
       cache_.executed(request.inode, access);
@@ -285,10 +293,19 @@ Task<void> DataRequests::read(Request request, fuse_read_in in) {
   }
 }
 
-// What keeps the size from being set may be a write(2) that waits for the page of this READ.
-// Without a handle to write to the file there is none, only threads that have not had a processor.
-Duration DataRequests::patience_of_read(fs::InodeNumber inode) const {
-  return cache_.has_writer(inode) ? Duration(3ms) : Duration(500ms);
+void DataRequests::count_attempt(fs::InodeNumber inode, SizeAttempts& attempts) const {
+  if (!cache_.sizes().is_in_the_way(inode)) ++attempts.in_vain;
+  if (!cache_.sizes().is_held_up(inode)) attempts.ran = executor_.now();
+}
+
+// A thread of ours that has not had a processor is waited for. One that sleeps waits for whoever is
+// changing the file, and he may wait for this READ: a write(2) for its page, others for the lock
+// that does not go before the READ is answered.
+bool DataRequests::may_try_again(fs::InodeNumber inode, const SizeAttempts& attempts) const {
+  const TimePoint now = executor_.now();
+  const Duration asleep = cache_.has_writer(inode) ? writer_patience : held_up_patience;
+  return attempts.in_vain < size_attempts && now - attempts.ran <= asleep &&
+         now - attempts.began <= read_patience;
 }
 
 Task<void> DataRequests::back_off(std::uint32_t times) {

@@ -53,7 +53,13 @@ class DataRequests {
   // Whether the request is to be admitted again, because it did nothing.
   Task<bool> to_be_repeated(fs::InodeNumber inode, DataRequest data, fs::Access access, Errc code);
   bool is_ahead(const fuse_read_in& in) const;
-  Duration patience_of_read(fs::InodeNumber inode) const;
+  // Of a READ to make sure of the size.
+  struct SizeAttempts {
+    TimePoint began, ran;          // `ran`: when what is in the way was last seen to run
+    std::uint32_t times, in_vain;  // `in_vain`: though nobody was in the way
+  };
+  void count_attempt(fs::InodeNumber inode, SizeAttempts& attempts) const;
+  bool may_try_again(fs::InodeNumber inode, const SizeAttempts& attempts) const;
   Task<void> back_off(std::uint32_t times);
   Task<Result<fs::WriteReply>> write_once(Request request, fuse_write_in in, SharedBytes bytes,
                                           fs::Access access);

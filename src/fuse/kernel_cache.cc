@@ -3,13 +3,13 @@
 #include <absl/strings/str_cat.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 
 #include "base/fault.h"
 #include "base/log.h"
 #include "base/number.h"
-#include "fuse/thread_state.h"
 #include "fuse/watch.h"
 
 namespace plumeria::fuse {
@@ -19,8 +19,7 @@ namespace {
 constexpr Duration reply_patience = 500us;
 constexpr std::uint32_t rounds_before_backing_off = 2;
 constexpr Duration unknown_inode_patience = 1s;
-constexpr Duration listing_patience = 200ms, creation_patience = 1s;
-constexpr std::size_t creations_max = 256;
+constexpr Duration creation_patience = 1s;
 constexpr std::size_t own_threads_max = 8;
 constexpr std::uint32_t late_cuts_max = 8;
 constexpr std::size_t batch_size = 256;
@@ -40,6 +39,8 @@ KernelCache::KernelCache(os::RealExecutor& executor, const Device& device, std::
       drain_(std::move(drain)),
       answered_(executor),
       settled_(executor),
+      untaken_listings_(executor),
+      untaken_creations_(executor),
       second_lookup_(executor),
       sizes_(executor, device, *this),
       notifier_(executor, device, threads_max),
@@ -131,7 +132,7 @@ Task<void> KernelCache::wait_for_replies(fs::InodeNumber inode) {
 
 Task<void> KernelCache::drop(fs::InodeNumber inode, mount::What what) {
   if (stopped_ || planted(Fault::kernel_invalidation_left_out)) co_return;
-  if (is_being_created(inode)) co_await wait_until_creation_is_taken(inode);
+  if (untaken_creations_.any(inode)) co_await wait_until_creation_is_taken(inode);
   if (what.names && is_directory(inode)) co_await drop_names(inode);
   PageGate& gate = gates_[inode];  // It stays where it is, and is not idle until end_drop().
   drain_();
@@ -171,7 +172,7 @@ Task<void> KernelCache::wait_for_late_cuts(fs::InodeNumber inode) {
 // INC_EPOCH and the invalidation of a directory wait for nobody, not even for a LOOKUP that we have
 // not answered; expiring single names does (docs/kernel.md, "Names").
 Task<void> KernelCache::drop_names(fs::InodeNumber inode) {
-  co_await wait_until_listings_are_taken(inode);
+  co_await untaken_listings_.wait(inode);
 #ifdef PLUMERIA_PLANTED_FAULTS
   if (planted(Fault::fuse_expire_entry_instead_of_epoch)) {
     std::vector<Bytes> messages;
@@ -414,16 +415,31 @@ bool KernelCache::may_cut_pages(fs::InodeNumber inode) {
   return pages != nullptr && pages->may_read();
 }
 
-bool KernelCache::looked_up(fs::InodeNumber inode, std::uint64_t generation, bool is_directory) {
-  Lookups& lookups = lookups_[inode];
-  lookups.generation = generation;
-  lookups.is_directory = is_directory;
+bool KernelCache::looked_up(const fs::Attributes& attributes) {
+  Lookups& lookups = lookups_[attributes.inode];
+  lookups.generation = attributes.generation;
+  lookups.directory =
+      S_ISDIR(attributes.mode) ? std::make_unique<fs::Attributes>(attributes) : nullptr;
   return ++lookups.count == 1;
+}
+
+void KernelCache::attributes_sent(const fs::Attributes& attributes) {
+  const auto found = lookups_.find(attributes.inode);
+  if (found == lookups_.end() || found->second.directory == nullptr) return;
+  *found->second.directory = attributes;
+}
+
+std::optional<fs::Attributes> KernelCache::removed_directory(fs::InodeNumber inode) const {
+  const auto found = lookups_.find(inode);
+  if (found == lookups_.end() || found->second.directory == nullptr) return {};
+  fs::Attributes attributes = *found->second.directory;
+  attributes.links = 0;
+  return attributes;
 }
 
 bool KernelCache::is_directory(fs::InodeNumber inode) const {
   const auto found = lookups_.find(inode);
-  return inode == fs::root_inode || (found != lookups_.end() && found->second.is_directory);
+  return inode == fs::root_inode || (found != lookups_.end() && found->second.directory != nullptr);
 }
 
 std::uint64_t KernelCache::generation_told(fs::InodeNumber inode) const {
@@ -461,90 +477,21 @@ void KernelCache::closed(fs::InodeNumber inode, std::uint32_t flags) {
   if (mappable != mappable_.end() && --mappable->second == 0) mappable_.erase(mappable);
 }
 
-void KernelCache::listing_sent(fs::InodeNumber directory, std::uint32_t thread) {
-  if (thread != 0) listings_[thread] = directory;
-}
-
 void KernelCache::thread_seen(std::uint32_t thread) {
-  if (!listings_.empty()) listings_.erase(thread);
-  if (!creations_.empty()) creations_.erase(thread);
+  untaken_listings_.heard_from(thread);
+  untaken_creations_.heard_from(thread);
   untaken_reads_.heard_from(thread);
 }
 
-Task<void> KernelCache::wait_until_listings_are_taken(fs::InodeNumber directory) {
-  const TimePoint patience = executor_.now() + listing_patience;
-  while (executor_.now() < patience && !stopped_) {
-    bool waiting = false;
-    for (auto it = listings_.begin(); it != listings_.end();) {
-      if (it->second != directory) {
-        ++it;
-      } else if (has_left_getdents(it->first)) {
-        it = listings_.erase(it);
-      } else {
-        waiting = true;
-        ++it;
-      }
-    }
-    if (!waiting) co_return;
-    co_await sleep_until(executor_, executor_.now() + Duration(50us));
-  }
-  std::erase_if(listings_, [&](const auto& entry) { return entry.second == directory; });
-}
-
-bool KernelCache::may_cache_creation(std::uint32_t thread) {
-  if (creations_.size() >= creations_max) {
-    std::erase_if(creations_,
-                  [](const auto& entry) { return has_taken_reply(entry.first) == Taken::yes; });
-  }
-  return thread != 0 && creations_.size() < creations_max;
-}
-
-bool KernelCache::is_being_created(fs::InodeNumber inode) const {
-  return std::any_of(creations_.begin(), creations_.end(),
-                     [inode](const auto& entry) { return entry.second == inode; });
-}
-
 Task<void> KernelCache::wait_until_creation_is_taken(fs::InodeNumber inode) {
-  const TimePoint patience = executor_.now() + creation_patience;
-  for (std::set<std::uint32_t> ran; !stopped_;) {  // at the last look
-    bool waiting = false;
-    for (auto it = creations_.begin(); it != creations_.end();) {
-      if (it->second != inode) {
-        ++it;
-        continue;
-      }
-      const Taken taken = has_taken_reply(it->first);
-      const bool runs = taken == Taken::soon;
-      if (taken == Taken::yes || taken == Taken::cuts || (runs && ran.contains(it->first))) {
-        it = creations_.erase(it);
-        continue;
-      }
-      if (runs) {
-        ran.insert(it->first);
-      } else {
-        ran.erase(it->first);
-      }
-      waiting = true;
-      ++it;
-    }
-    if (!waiting) co_return;
-    if (executor_.now() > patience) {
-      tasks_.spawn(forget_created(inode));
-      co_return;
-    }
-    co_await sleep_until(executor_, executor_.now() + Duration(50us));
-  }
+  const bool taken = co_await untaken_creations_.wait(inode, executor_.now() + creation_patience);
+  if (!taken) tasks_.spawn(forget_created(inode));
 }
 
 // For a thread that does not get a processor for as long as that.
 Task<void> KernelCache::forget_created(fs::InodeNumber inode) {
   log_warning(absl::StrCat("the thread that made inode ", raw(inode), " does not take our reply"));
-  while (!stopped_ && is_being_created(inode)) {
-    std::erase_if(creations_, [inode](const auto& entry) {
-      return entry.second == inode && has_taken_reply(entry.first) == Taken::yes;
-    });
-    co_await sleep_until(executor_, executor_.now() + Duration(1ms));
-  }
+  (void)co_await untaken_creations_.wait(inode, TimePoint::max(), 1ms);
   co_await tell_at_once(inode, forget_attributes(raw(inode)));
 }
 
@@ -594,7 +541,7 @@ Task<bool> KernelCache::drop_everything(TimePoint deadline) {
     // Its own revoke does it. One that has begun and waits for a pin may wait for longer than the
     // lease lasts.
     if (pages != nullptr && pages->dropping()) continue;
-    if (pages != nullptr || has_writer(inode) || is_being_created(inode)) {
+    if (pages != nullptr || has_writer(inode) || untaken_creations_.any(inode)) {
       run(drop_one(inode));
       continue;
     }
@@ -615,6 +562,8 @@ Task<bool> KernelCache::drop_everything(TimePoint deadline) {
 void KernelCache::stop() {
   stopped_ = true;
   sizes_.stop();
+  untaken_listings_.stop();
+  untaken_creations_.stop();
   second_lookup_.let_go_of_all();
   answered_.notify_all();
   for (auto& [unique, promise] : std::exchange(turns_, {})) promise.set(fs::Access::normal);

@@ -24,6 +24,7 @@
 #include "fuse/notifier.h"
 #include "fuse/page_gate.h"
 #include "fuse/second_lookup.h"
+#include "fuse/untaken_names.h"
 #include "fuse/untaken_reads.h"
 #include "mount/kernel_cache.h"
 
@@ -94,7 +95,12 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
 
   // Lookup counts: each reply that names an inode adds one, FORGET takes them away.
   // Whether this is the first.
-  bool looked_up(fs::InodeNumber inode, std::uint64_t generation, bool is_directory);
+  bool looked_up(const fs::Attributes& attributes);
+  // Other attributes than a lookup's were told.
+  void attributes_sent(const fs::Attributes& attributes);
+  // A directory whose inode is gone, as the caller has seen, because another mount removed it while
+  // it was in use here (it is open, or somebody's working directory): as told last, without links.
+  std::optional<fs::Attributes> removed_directory(fs::InodeNumber inode) const;
   std::uint64_t generation_told(fs::InodeNumber inode) const override;
   // Whether that was the last.
   bool forgotten(fs::InodeNumber inode, std::uint64_t count);
@@ -112,10 +118,14 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
   SecondLookup& second_lookup() { return second_lookup_; }
   // The kernel takes the attributes of a new inode without asking whether they were invalidated
   // since our reply. They may be told for ever to a thread that can be watched until it has.
-  bool may_cache_creation(std::uint32_t thread);
-  void creation_sent(fs::InodeNumber inode, std::uint32_t thread) { creations_[thread] = inode; }
+  bool may_cache_creation(std::uint32_t thread) { return untaken_creations_.may_send(thread); }
+  void creation_sent(fs::InodeNumber inode, std::uint32_t thread) {
+    untaken_creations_.sent(thread, inode);
+  }
   // A listing was sent to this thread, which may not have put it into the cache yet.
-  void listing_sent(fs::InodeNumber directory, std::uint32_t thread);
+  void listing_sent(fs::InodeNumber directory, std::uint32_t thread) {
+    untaken_listings_.sent(thread, directory);
+  }
   // Any later request of the thread shows that it has.
   void thread_seen(std::uint32_t thread);
 
@@ -152,8 +162,6 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
   Task<void> drop_attributes(fs::InodeNumber inode);
   Task<void> forget_attributes_of(fs::InodeNumber inode);
   Task<void> invalidate_round(fs::InodeNumber inode, std::vector<Range> ranges);
-  Task<void> wait_until_listings_are_taken(fs::InodeNumber directory);
-  bool is_being_created(fs::InodeNumber inode) const;
   Task<void> wait_until_creation_is_taken(fs::InodeNumber inode);
   Task<void> forget_created(fs::InodeNumber inode);
   Task<void> drop_batch(std::vector<Bytes> messages);
@@ -171,7 +179,7 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
   absl::node_hash_map<fs::InodeNumber, PageGate> gates_;  // never iterated
   struct Lookups {
     std::uint64_t count = 0, generation = 0;
-    bool is_directory = false;
+    std::unique_ptr<fs::Attributes> directory;  // of one: as told last
   };
   absl::flat_hash_map<fs::InodeNumber, Lookups> lookups_;         // iterated only to collect
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> writable_;  // open handles that may write
@@ -186,8 +194,8 @@ class KernelCache final : public mount::KernelCache, private PagesOfSizes {
   Event answered_;                                                // one of those made progress
   absl::flat_hash_map<fs::InodeNumber, std::uint32_t> settling_;  // see settling(); never iterated
   Event settled_;
-  std::map<std::uint32_t, fs::InodeNumber> listings_;   // by thread
-  std::map<std::uint32_t, fs::InodeNumber> creations_;  // by thread: see creation_sent()
+  UntakenListings untaken_listings_;
+  UntakenCreations untaken_creations_;
   UntakenReads untaken_reads_;
   SecondLookup second_lookup_;
   KernelSizes sizes_;

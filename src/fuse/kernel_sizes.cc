@@ -80,6 +80,12 @@ bool KernelSizes::given_up(fs::InodeNumber inode) const {
                      [inode](const auto& setting) { return setting->attributes.inode == inode; });
 }
 
+bool KernelSizes::is_held_up(fs::InodeNumber inode) const {
+  return std::any_of(given_up_.begin(), given_up_.end(), [inode](const auto& setting) {
+    return setting->attributes.inode == inode && Notifier::sleeps_without_progress(*setting->job);
+  });
+}
+
 Task<void> KernelSizes::wait_for_changer(fs::InodeNumber inode) {
   const TimePoint patience = executor_.now() + changer_patience;
   while (!stopped_ && executor_.now() < patience && given_up(inode)) {
@@ -252,21 +258,20 @@ Task<void> KernelSizes::wait_until_set(fs::InodeNumber inode) {
 
 Task<void> KernelSizes::wait_until_taken(fs::InodeNumber inode, Duration longest, bool lock_goes) {
   const TimePoint patience = executor_.now() + longest;
-  bool ran = false;
+  ReplyLooks looks;
   while (!stopped_) {
     const auto found = sizes_.find(inode);
     const std::uint32_t thread = found == sizes_.end() ? 0 : found->second.waits_for();
     if (thread == 0) co_return;
     const Taken taken = has_taken_reply(thread);
     const bool cuts = taken == Taken::cuts;  // The size is set, and pages are still to go.
-    const bool done = taken == Taken::yes || (taken == Taken::soon && ran) || (cuts && !lock_goes);
+    const bool done = looks.is_taken(taken) && !(cuts && lock_goes);
     const bool late = executor_.now() > patience;
     if (done || (late && lock_goes)) {
       found->second.heard_from(thread);
       co_return;
     }
     if (late) co_return;
-    ran = taken == Taken::soon;
     if (cuts) pages_.answer_blocked_reads(inode);
     co_await sleep_until(executor_, executor_.now() + Duration(50us));
   }

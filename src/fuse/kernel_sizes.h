@@ -70,6 +70,10 @@ class KernelSizes {
   // A size that gets smaller is set, or pages are cut off, or some thread waits for these.
   bool setting(fs::InodeNumber inode) const { return settings_.contains(inode); }
   Task<void> wait_while_setting(fs::InodeNumber inode);
+  // Some thread of ours sets the size, or is still to see that it need not; and that sleeps,
+  // because somebody changes the file. To be asked again and again.
+  bool is_in_the_way(fs::InodeNumber inode) const { return setting(inode) || given_up(inode); }
+  bool is_held_up(fs::InodeNumber inode) const;
   // Whether a request comes from a thread of ours that sets a size, and what its GETATTR and its
   // SETATTR are answered. Nothing: an error, or the attributes of the root, which it asks for on
   // its way.

@@ -54,7 +54,7 @@ Task<void> NameRequests::lookup(Request request, std::string name) {
   validity.name = may_cache;
   validity.attributes =
       covers(found->pins, found->attributes->inode) || planted(Fault::fuse_attributes_uncovered);
-  const int error = reply_entry(request, encode_entry(*found->attributes, validity));
+  const int error = reply_entry(request, *found->attributes, validity);
   if (error != 0 || !cache_.second_lookup().wants(request.thread)) co_return;
   for (clerk::Pin& pin : found->pins) {
     if (!pin || pin.name() != lock::LockName{lock::LockClass::inode, raw(request.inode)}) continue;
@@ -134,7 +134,7 @@ Task<void> NameRequests::create(Request request, std::string name, fuse_create_i
   Validity validity;
   validity.name = cache_.may_cache_names() && covers(made->entry.pins, request.inode);
   const fs::InodeNumber inode = made->entry.value.inode;
-  const bool is_new = cache_.looked_up(inode, made->entry.value.generation, false);
+  const bool is_new = cache_.looked_up(made->entry.value);
   validity.attributes =
       !must_open && covers(made->entry.pins, inode) && cache_.may_cache_creation(request.thread);
   out.entry = encode_entry(made->entry.value, validity);
@@ -187,8 +187,7 @@ Task<void> NameRequests::readdir(Request request, fuse_read_in in, bool plus) {
     if (named) told.push_back(&*entry.attributes);
   }
   for (const fs::Attributes* attributes : told) {
-    const bool is_new =
-        cache_.looked_up(attributes->inode, attributes->generation, S_ISDIR(attributes->mode));
+    const bool is_new = cache_.looked_up(*attributes);
     if (S_ISREG(attributes->mode))
       cache_.sizes().inode_told(attributes->inode, attributes->size, is_new);
   }
@@ -204,13 +203,15 @@ void NameRequests::forget(std::uint64_t inode, std::uint64_t count) {
   if (cache_.forgotten(number, count)) operations_.forget(number);
 }
 
-int NameRequests::reply_entry(const Request& request, const fuse_entry_out& entry) {
-  const fs::InodeNumber inode{entry.nodeid};
-  const bool is_new = cache_.looked_up(inode, entry.generation, S_ISDIR(entry.attr.mode));
-  if (S_ISREG(entry.attr.mode)) cache_.sizes().inode_told(inode, entry.attr.size, is_new);
-  if (entry.attr_valid != 0) cache_.attributes_told(inode);
-  const int error = replies_.with(request, entry);
-  if (error != 0) forget(entry.nodeid, 1);
+int NameRequests::reply_entry(const Request& request, const fs::Attributes& attributes,
+                              Validity validity) {
+  const bool is_new = cache_.looked_up(attributes);
+  if (S_ISREG(attributes.mode)) {
+    cache_.sizes().inode_told(attributes.inode, attributes.size, is_new);
+  }
+  if (validity.attributes) cache_.attributes_told(attributes.inode);
+  const int error = replies_.with(request, encode_entry(attributes, validity));
+  if (error != 0) forget(raw(attributes.inode), 1);
   return error;
 }
 
@@ -232,7 +233,7 @@ bool NameRequests::reply_linked(const Request& request,
     return false;
   }
   validity.name = cache_.may_cache_names() && covers(made->pins, request.inode);
-  return reply_entry(request, encode_entry(made->value, validity)) == 0;
+  return reply_entry(request, made->value, validity) == 0;
 }
 
 }  // namespace plumeria::fuse

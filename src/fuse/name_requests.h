@@ -32,7 +32,7 @@ class NameRequests {
 
  private:
   // An entry for the kernel to keep, which counts as a lookup.
-  int reply_entry(const Request& request, const fuse_entry_out& entry);
+  int reply_entry(const Request& request, const fs::Attributes& attributes, Validity validity);
   // Of a name that was made, with or without an inode (docs/kernel.md, "Attributes"). Whether it
   // was taken.
   bool reply_linked(const Request& request, const Result<fs::Covered<fs::Attributes>>& made,

@@ -42,12 +42,16 @@ void SecondLookup::looked_up(std::uint32_t thread, clerk::Pin directory) {
   kept_.emplace(thread, std::move(kept));
 }
 
+bool SecondLookup::wants(std::uint32_t thread) const {
+  const auto failed = failed_.find(thread);
+  return failed != failed_.end() && executor_.now() - failed->second <= second_try_within;
+}
+
 void SecondLookup::wait_for(std::uint32_t thread, Duration longest) {
   const auto found = kept_.find(thread);
   if (found == kept_.end()) return;
   executor_.cancel(found->second.timer);
-  found->second.timer =
-      executor_.at(executor_.now() + longest, [this, thread] { answered(thread); });
+  found->second.timer = executor_.at(executor_.now() + longest, [this, thread] { drop(thread); });
 }
 
 void SecondLookup::drop(std::uint32_t thread) {

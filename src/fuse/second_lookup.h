@@ -42,7 +42,7 @@ class SecondLookup {
   }
   // A LOOKUP of the thread was answered, under this pin of the directory.
   void looked_up(std::uint32_t thread, clerk::Pin directory);
-  bool wants(std::uint32_t thread) const { return !failed_.empty() && failed_.contains(thread); }
+  bool wants(std::uint32_t thread) const;
   // Another request of the thread was answered, or any failed. LOOKUPs and GETATTRs that succeed
   // belong to the path.
   void answered(std::uint32_t thread) {

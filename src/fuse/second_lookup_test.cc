@@ -90,6 +90,10 @@ TEST_F(SecondLookupTest, WhoOnlyAskedForAttributesDoesNotKeepItForLong) {
   EXPECT_EQ(owner_.pins, 1);
   run_for(SecondLookup::asked_patience + 10ms);
   EXPECT_EQ(owner_.pins, 0);
+  // It may have had no processor, and be on the way to the last name.
+  EXPECT_TRUE(lookup_.wants(7));
+  lookup_.looked_up(7, owner_.pin());
+  EXPECT_EQ(owner_.pins, 1);
 }
 
 TEST_F(SecondLookupTest, AllIsLetGoWithTheLocks) {

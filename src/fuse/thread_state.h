@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace plumeria::fuse {
@@ -43,5 +44,17 @@ enum class Taken {
   yes,
 };
 Taken has_taken_reply(std::uint32_t thread);
+
+// What the looks at one thread say together.
+class ReplyLooks {
+ public:
+  bool is_taken(Taken look) {
+    const bool ran = std::exchange(ran_, look == Taken::soon);
+    return look == Taken::soon ? ran : look != Taken::no;
+  }
+
+ private:
+  bool ran_ = false;  // at the last look
+};
 
 }  // namespace plumeria::fuse

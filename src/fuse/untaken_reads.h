@@ -34,9 +34,8 @@ class UntakenReads {
   struct Read {
     fs::InodeNumber inode{};
     Range pages;
-    bool ran = false;  // it was seen to run since
+    ReplyLooks looks;
   };
-  bool is_taken(std::uint32_t thread, Read& read);
 
   std::function<Taken(std::uint32_t)> look_;
   std::map<std::uint32_t, Read> reads_;  // by thread

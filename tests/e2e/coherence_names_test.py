@@ -299,6 +299,27 @@ class Names(harness.SharedCase):
                              os.stat((self.a / new).parent).st_ino)
             self.assertEqual(hands.do(os.getcwd), str(self.b / new / "sub"))
 
+    def test_a_directory_in_use_is_removed(self):
+        for i, one, other in self.both_ways(2):
+            os.mkdir(one / "d", 0o751)
+            hands = self.hands()
+            hands.do(os.chdir, one / "d")
+            held = os.open(one / "d", os.O_RDONLY)
+            before = os.fstat(held)
+            os.rmdir((one if i % 2 else other) / "d")
+            for _ in range(7):  # until what nobody uses would have been reclaimed
+                for status in (os.fstat(held), hands.do(os.stat, ".")):
+                    self.assertEqual((status.st_ino, status.st_mode, status.st_uid),
+                                     (before.st_ino, before.st_mode, before.st_uid))
+                    self.assertEqual(status.st_nlink, 0)
+                self.assertEqual(os.listdir(held), [])
+                self.assertEqual(hands.do(os.listdir, "."), [])
+                self.assertErrno(errno.ENOENT, hands.do, os.stat, "f")
+                self.assertErrno(errno.ENOENT, hands.do, os.mkdir, "f")
+                self.assertErrno(errno.ENOENT, hands.do, os.open, "f", os.O_CREAT | os.O_RDWR)
+                time.sleep(1)
+            os.close(held)
+
     def test_a_directory_is_as_empty_as_the_other_left_it(self):
         for i, one, other in self.both_ways():
             os.mkdir(one / "d")
