@@ -166,8 +166,9 @@ class FileSystem : public Operations {
   Task<Status> commit_one(InodeNumber inode);
   // The inode that a request names; Errc::stale if that is gone. Requires: its lock is held.
   Task<Result<BlockRef>> load_named(InodeNumber inode);
-  // The same for a directory in which something is looked for or made: Errc::no_entry.
+  // For the log: an inode that is open here is gone.
   Task<void> report_stale(InodeNumber inode, std::uint64_t meant);
+  // As load_named(), for a directory in which something is looked for or made: Errc::no_entry.
   Task<Result<BlockRef>> load_parent(InodeNumber inode);
   Task<void> protect_handles(std::vector<Handle> handles);
   Status check_lost(InodeNumber inode) const;

@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -20,6 +21,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -1084,9 +1086,7 @@ bool find_stall(const std::vector<Running>& running) {
 // Files are made before anybody works, so nobody is late then but the file system. A process of its
 // own watches, as one whose call the kernel does not give back cannot even exit.
 int watched(const std::function<int()>& work) {
-  constexpr std::uint64_t patience_ms = 10 * stall_limit_ms;
-  constexpr useconds_t look_interval_us = 20000;  // waitpid() has no time limit of its own
-  const std::uint64_t began = now_ms();
+  constexpr int patience_ms = 10 * stall_limit_ms;
   const pid_t parent = getpid();
   const pid_t worker = fork();
   if (worker == 0) {
@@ -1095,18 +1095,20 @@ int watched(const std::function<int()>& work) {
     std::fflush(stdout);
     _exit(result);
   }
-  for (int status = 0;;) {
-    if (waitpid(worker, &status, shared->prepared ? 0 : WNOHANG) == worker) {
-      return WIFEXITED(status) ? WEXITSTATUS(status) : 4;
-    }
-    if (!shared->prepared && now_ms() - began > patience_ms) {
-      std::fprintf(stderr, "STALL before the start: %s\n",
-                   shared->heartbeats[workers_max - 1].what.load());
-      kill(worker, SIGKILL);
-      return 3;
-    }
-    usleep(look_interval_us);
+  pollfd ended{static_cast<int>(syscall(SYS_pidfd_open, worker, 0)), POLLIN, 0};
+  if (worker < 0 || ended.fd < 0) {
+    std::perror("cannot watch the work");
+    return 4;
   }
+  if (poll(&ended, 1, patience_ms) == 0 && !shared->prepared) {
+    std::fprintf(stderr, "STALL before the start: %s\n",
+                 shared->heartbeats[workers_max - 1].what.load());
+    kill(worker, SIGKILL);
+    return 3;
+  }
+  int status = 0;
+  if (waitpid(worker, &status, 0) != worker) return 4;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 4;
 }
 
 bool end_all(std::vector<Running>& running) {
