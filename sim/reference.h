@@ -22,6 +22,7 @@ class ReferenceFileSystem final : public fs::Operations {
 
   Task<Result<LookupReply>> lookup(fs::InodeNumber parent, std::string name) override;
   void forget(fs::InodeNumber) override {}
+  Task<Result<clerk::Pin>> keep(fs::InodeNumber) override { co_return clerk::Pin(); }
   Task<Result<fs::Covered<fs::Attributes>>> getattr(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> getattr_under_revoke(fs::InodeNumber inode) override {
     return getattr(inode);  // There are no locks here.

@@ -49,6 +49,7 @@ class FileSystem : public Operations {
 
   Task<Result<LookupReply>> lookup(InodeNumber parent, std::string name) override;
   void forget(InodeNumber inode) override;
+  Task<Result<clerk::Pin>> keep(InodeNumber inode) override;
   Task<Result<Covered<Attributes>>> getattr(InodeNumber inode) override;
   Task<Result<Covered<Attributes>>> getattr_under_revoke(InodeNumber inode) override;
   Task<Result<Covered<Attributes>>> getattr_unless_revoked(InodeNumber inode, Mode mode) override;

@@ -177,6 +177,11 @@ void FileSystem::forget(InodeNumber inode) {
   }
 }
 
+Task<Result<Pin>> FileSystem::keep(InodeNumber inode) {
+  core_.sole.erase(inode);  // Now the open lock is asked for before it is freed.
+  return core_.clerk.acquire(open_lock(inode), Mode::shared);
+}
+
 Attributes FileSystem::format_new(Transaction& transaction, const BlockRef& block,
                                   std::uint64_t version, InodeNumber number,
                                   const InodeView& parent, const NewInode& kind) {

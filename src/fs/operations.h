@@ -119,6 +119,9 @@ class Operations {
   // The kernel has dropped its last reference: the inode's lock may be idle, and a directory that
   // was removed here is taken apart only now.
   virtual void forget(InodeNumber inode) = 0;
+  // While the pin lasts nobody frees the inode, even if it loses its last link. It is in nobody's
+  // way. Requires: the inode is pinned, by the pins of a reply.
+  virtual Task<Result<clerk::Pin>> keep(InodeNumber inode) = 0;
 
   virtual Task<Result<Covered<Attributes>>> getattr(InodeNumber inode) = 0;
   // The same for a request that arrived while the inode's lock is given up: without its lock, as

@@ -54,12 +54,13 @@ Task<void> NameRequests::lookup(Request request, std::string name) {
   validity.name = may_cache;
   validity.attributes =
       covers(found->pins, found->attributes->inode) || planted(Fault::fuse_attributes_uncovered);
-  const int error = reply_entry(request, *found->attributes, validity);
-  if (error != 0 || !cache_.second_lookup().wants(request.thread)) co_return;
-  for (clerk::Pin& pin : found->pins) {
-    if (!pin || pin.name() != lock::LockName{lock::LockClass::inode, raw(request.inode)}) continue;
-    cache_.second_lookup().looked_up(request.thread, std::move(pin));
+  clerk::Pin kept;
+  if (cache_.second_lookup().wants(request.thread)) {
+    auto pin = co_await operations_.keep(found->attributes->inode);
+    if (pin) kept = std::move(*pin);
   }
+  const int error = reply_entry(request, *found->attributes, validity);
+  if (error == 0) cache_.second_lookup().looked_up(request.thread, std::move(kept));
 }
 
 Task<void> NameRequests::readlink(Request request) {

@@ -20,11 +20,8 @@ bool covers(const std::vector<clerk::Pin>& pins, fs::InodeNumber inode) {
 }
 
 int Replies::send(const Request& request, const void* body, std::size_t size) {
-  if (request.opcode == FUSE_GETATTR) {
-    cache_.second_lookup().asked(request.thread);
-  } else if (request.opcode != FUSE_LOOKUP) {
-    cache_.second_lookup().answered(request.thread);
-  }
+  const bool of_a_path = request.opcode == FUSE_LOOKUP || request.opcode == FUSE_GETATTR;
+  if (!of_a_path) cache_.second_lookup().answered(request.thread);
   fuse_out_header header{};
   header.unique = request.unique;
   header.len = static_cast<std::uint32_t>(sizeof header + size);

@@ -6,7 +6,6 @@ namespace plumeria::fuse {
 
 namespace {
 
-constexpr Duration second_try_within = 1s;
 constexpr std::size_t failed_max = 1024;  // beyond it those of long ago are forgotten
 
 }  // namespace
@@ -28,30 +27,18 @@ void SecondLookup::let_go_of_all() {
   failed_.clear();
 }
 
-void SecondLookup::looked_up(std::uint32_t thread, clerk::Pin directory) {
-  const auto failed = failed_.find(thread);
-  if (failed == failed_.end()) return;
-  const TimePoint now = executor_.now();
-  if (now - failed->second > second_try_within) {
-    failed_.erase(failed);
-    return;
-  }
-  drop(thread);  // Of a path with several names the last one stays.
-  Kept kept{std::move(directory),
-            executor_.at(now + patience, [this, thread] { answered(thread); })};
+void SecondLookup::looked_up(std::uint32_t thread, clerk::Pin pin) {
+  if (!kept_.empty()) drop(thread);
+  if (!pin) return;
+  Kept kept{std::move(pin),
+            executor_.at(executor_.now() + patience, [this, thread] { answered(thread); })};
   kept_.emplace(thread, std::move(kept));
 }
 
 bool SecondLookup::wants(std::uint32_t thread) const {
+  if (failed_.empty()) return false;
   const auto failed = failed_.find(thread);
   return failed != failed_.end() && executor_.now() - failed->second <= second_try_within;
-}
-
-void SecondLookup::wait_for(std::uint32_t thread, Duration longest) {
-  const auto found = kept_.find(thread);
-  if (found == kept_.end()) return;
-  executor_.cancel(found->second.timer);
-  found->second.timer = executor_.at(executor_.now() + longest, [this, thread] { drop(thread); });
 }
 
 void SecondLookup::drop(std::uint32_t thread) {

@@ -1,13 +1,13 @@
-// open(2) and its like look a name up and then use the inode. If another mount replaces the file by
+// open(2) and its like look a name up and then use the inode. If somebody replaces the file by
 // rename(2) in between, the inode is gone (ESTALE), and the kernel tries once more. So that it
-// cannot happen again, the second LOOKUP's directory stays locked until the request that follows it
-// is answered, or for a short while.
+// cannot happen again, what the second LOOKUP found is kept from being freed until the request that
+// follows it is answered, or for a while. It may lose its name meanwhile: then it is opened as if
+// that had happened just before.
 //
 // Ownership: borrows the executor. Threads: one.
 #pragma once
 
 #include <map>
-#include <vector>
 
 #include "clerk/pin.h"
 #include "os/real_world.h"
@@ -16,10 +16,8 @@ namespace plumeria::fuse {
 
 class SecondLookup {
  public:
-  // What who wants the directory waits for at most: until a request follows; while that is worked
-  // on (it may wait for somebody who waits for the directory); and after a GETATTR was answered,
-  // which may have been what the path was for.
-  static constexpr Duration patience = 200ms, working_patience = 800ms, asked_patience = 20ms;
+  // Nobody waits for what is kept; it only takes space.
+  static constexpr Duration patience = 10s, second_try_within = 10s;
 
   explicit SecondLookup(os::RealExecutor& executor) : executor_(executor) {}
   ~SecondLookup();
@@ -28,21 +26,11 @@ class SecondLookup {
 
   // A request of the thread found its inode gone.
   void found_stale(std::uint32_t thread);
-  // A request of the thread for names arrives: what was kept must not be in its way.
-  void make_way(std::uint32_t thread) {
-    if (!kept_.empty()) drop(thread);
-  }
-  // Any other request of the thread arrives.
-  void arrived(std::uint32_t thread) {
-    if (!kept_.empty()) wait_for(thread, working_patience);
-  }
-  // Its GETATTR was answered, and no error.
-  void asked(std::uint32_t thread) {
-    if (!kept_.empty()) wait_for(thread, asked_patience);
-  }
-  // A LOOKUP of the thread was answered, under this pin of the directory.
-  void looked_up(std::uint32_t thread, clerk::Pin directory);
+  // Whether a LOOKUP of the thread is to keep what it finds.
   bool wants(std::uint32_t thread) const;
+  // It was answered, and found what this pin keeps. Of a path with several names the last one
+  // stays.
+  void looked_up(std::uint32_t thread, clerk::Pin pin);
   // Another request of the thread was answered, or any failed. LOOKUPs and GETATTRs that succeed
   // belong to the path.
   void answered(std::uint32_t thread) {
@@ -57,7 +45,6 @@ class SecondLookup {
     clerk::Pin pin;
     TimerId timer{};
   };
-  void wait_for(std::uint32_t thread, Duration longest);
   void drop(std::uint32_t thread);
 
   os::RealExecutor& executor_;

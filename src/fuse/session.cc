@@ -194,7 +194,6 @@ void Session::handle(ByteView bytes) {
 }
 
 void Session::handle_names(Request request, Arguments& arguments) {
-  cache_.second_lookup().make_way(request.thread);
   switch (request.opcode) {
     case FUSE_LOOKUP:
       tasks_.spawn(parts_->names.lookup(request, arguments.text()));
@@ -255,7 +254,6 @@ void Session::handle_names(Request request, Arguments& arguments) {
 }
 
 void Session::handle_data(Request request, Arguments& arguments) {
-  cache_.second_lookup().arrived(request.thread);
   switch (request.opcode) {
     case FUSE_GETATTR:
       tasks_.spawn(parts_->data.getattr(request));

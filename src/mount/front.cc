@@ -61,6 +61,9 @@ void Front::forget(InodeNumber inode) {
 Task<Result<Covered<Attributes>>> Front::getattr(InodeNumber inode) {
   return run<Result<Covered<Attributes>>>([=](FileSystem& f) { return f.getattr(inode); });
 }
+Task<Result<clerk::Pin>> Front::keep(InodeNumber inode) {
+  return run<Result<clerk::Pin>>([=](FileSystem& f) { return f.keep(inode); });
+}
 Task<Result<Covered<Attributes>>> Front::getattr_under_revoke(InodeNumber inode) {
   return run<Result<Covered<Attributes>>>(
       [=](FileSystem& f) { return f.getattr_under_revoke(inode); }, Access::under_revoke);

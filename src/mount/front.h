@@ -34,6 +34,7 @@ class Front : public fs::Operations {
   Task<Result<LookupReply>> lookup(fs::InodeNumber parent, std::string name) override;
   void forget(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> getattr(fs::InodeNumber inode) override;
+  Task<Result<clerk::Pin>> keep(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> getattr_under_revoke(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> getattr_unless_revoked(fs::InodeNumber inode,
                                                                    lock::Mode mode) override;

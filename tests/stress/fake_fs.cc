@@ -142,6 +142,9 @@ Task<Result<fs::Operations::LookupReply>> FakeFs::lookup(InodeNumber parent, std
   }
 }
 
+// Here an inode without links is gone at once.
+Task<Result<Pin>> FakeFs::keep(InodeNumber) { co_return Pin(); }
+
 Task<Result<Covered<Attributes>>> FakeFs::getattr(InodeNumber inode) {
   return attributes_under(inode, Mode::shared);
 }

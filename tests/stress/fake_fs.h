@@ -57,6 +57,7 @@ class FakeFs final : public fs::Operations, private Giver {
 
   Task<Result<LookupReply>> lookup(fs::InodeNumber parent, std::string name) override;
   void forget(fs::InodeNumber) override {}
+  Task<Result<clerk::Pin>> keep(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> getattr(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> getattr_under_revoke(fs::InodeNumber inode) override;
   Task<Result<fs::Covered<fs::Attributes>>> getattr_unless_revoked(fs::InodeNumber inode,
