@@ -2,6 +2,7 @@
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_split.h>
+#include <linux/falloc.h>
 
 #include <algorithm>
 
@@ -391,6 +392,39 @@ Task<Status> Kernel::chmod(std::string path, std::uint32_t mode) {
   if (!reply) co_return fail(std::move(reply).error());
   take_attributes(reply->value, covered(reply->pins, *inode));
   co_return Status{};
+}
+
+Task<Result<std::optional<Bytes>>> Kernel::getxattr(std::string path, std::string name) {
+  CO_TRY(const InodeNumber inode, co_await must_find(path));
+  co_await request_time();
+  auto reply = co_await operations_->getxattr(inode, name);
+  if (!reply) co_return fail(std::move(reply).error());
+  co_return std::move(reply->value);
+}
+
+Task<Result<std::vector<std::string>>> Kernel::listxattr(std::string path) {
+  CO_TRY(const InodeNumber inode, co_await must_find(path));
+  co_await request_time();
+  co_return co_await operations_->listxattr(inode);
+}
+
+Task<Status> Kernel::setxattr(std::string path, std::string name, Bytes value,
+                              std::uint32_t flags) {
+  CO_TRY(const InodeNumber inode, co_await must_find(path));
+  auto guard = co_await inode_at(inode).changing.lock();
+  co_await request_time();
+  auto done = co_await operations_->setxattr(inode, name, std::move(value), flags, false);
+  forget_attributes(inode);
+  co_return done;
+}
+
+Task<Status> Kernel::removexattr(std::string path, std::string name) {
+  CO_TRY(const InodeNumber inode, co_await must_find(path));
+  auto guard = co_await inode_at(inode).changing.lock();
+  co_await request_time();
+  auto done = co_await operations_->removexattr(inode, name);
+  forget_attributes(inode);
+  co_return done;
 }
 
 // --- Requests that may be kept back --------------------------------------------------------------
@@ -808,6 +842,40 @@ Task<Status> Kernel::set_size(InodeNumber number, std::uint64_t size) {
     if (!reply) co_return fail(std::move(reply).error());
     co_return Status{};
   }
+}
+
+// As set_size(): what is dirty goes out first, what is zeroed is forgotten afterwards.
+Task<Status> Kernel::change_space(InodeNumber number, std::uint64_t offset, std::uint64_t length,
+                                  std::uint32_t mode) {
+  Inode& inode = inode_at(number);
+  auto guard = co_await inode.changing.lock();
+  CO_TRY_STATUS(co_await write_back(number));
+  for (;;) {
+    co_await request_time();
+    std::shared_ptr<Kept> kept;
+    const fs::Access access = co_await turn(number, RequestKind::truncate, &kept);
+    auto done = co_await operations_->fallocate(number, offset, length, mode, access);
+    trace(access == fs::Access::normal ? "fallocate" : "fallocate under revoke", number, offset);
+    const bool again = !done && done.error().code == Errc::again;
+    if (done) {
+      const bool zeroes = (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0;
+      if (zeroes) erase_pages(inode, offset, length);
+      if ((mode & FALLOC_FL_KEEP_SIZE) == 0) inode.size = std::max(inode.size, offset + length);
+      forget_attributes(number);
+    }
+    turn_over(kept);
+    inode.answered.notify_all();
+    if (!again) co_return done;
+    co_await repeat_later();
+  }
+}
+
+Task<Status> Kernel::fallocate(Descriptor descriptor, std::uint64_t offset, std::uint64_t length,
+                               std::uint32_t mode) {
+  ++count_.calls;
+  CO_TRY(const File file, file_of(descriptor));
+  if (!file.flags.writable) co_return fail(Errc::invalid);
+  co_return co_await change_space(file.inode, offset, length, mode);
 }
 
 Task<Status> Kernel::ftruncate(Descriptor descriptor, std::uint64_t size) {

@@ -7,7 +7,7 @@
 //  56  u32 rdev     60  u32 flags (0)
 //  64  u64 size                bytes
 //  72  i64 atime    80  i64 mtime    88  i64 ctime    96  i64 btime      ns since 1970-01-01 UTC
-// 104  u64 reserved
+// 104  u64 xattr_block         directory block with the extended attributes; 0: none
 // 112  u64 data_segment        0: none
 // 120  u64 parent              of a directory
 // 128  u64 directory_root      block number; 0: the entries are in the inline area
@@ -56,6 +56,7 @@ class InodeView {
   std::int64_t mtime() const { return at<std::int64_t>(80); }
   std::int64_t ctime() const { return at<std::int64_t>(88); }
   std::int64_t btime() const { return at<std::int64_t>(96); }
+  std::uint64_t xattr_block() const { return at<std::uint64_t>(104); }
   std::uint64_t data_segment() const { return at<std::uint64_t>(112); }
   std::uint64_t parent() const { return at<std::uint64_t>(120); }
   std::uint64_t directory_root() const { return at<std::uint64_t>(128); }
@@ -100,6 +101,7 @@ class InodeEditor {
   void mtime(std::int64_t v) { put(80, v); }
   void ctime(std::int64_t v) { put(88, v); }
   void btime(std::int64_t v) { put(96, v); }
+  void xattr_block(std::uint64_t v) { put(104, v); }
   void data_segment(std::uint64_t v) { put(112, v); }
   void parent(std::uint64_t v) { put(120, v); }
   void directory_root(std::uint64_t v) { put(128, v); }
