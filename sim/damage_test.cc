@@ -82,6 +82,9 @@ Task<Status> make_tree(Kernel* kernel) {
   CO_TRY_STATUS(co_await write_file(kernel, "large", 300'000, false));
   CO_TRY_STATUS(co_await kernel->symlink("inline", "link"));
   CO_TRY_STATUS(co_await kernel->link("inline", "plain/hard"));
+  for (const char* path : {"inline", "plain", "large"}) {
+    CO_TRY_STATUS(co_await kernel->setxattr(path, "user.x", content(700, 7), 0));
+  }
   co_return co_await make_orphan(kernel);
 }
 
@@ -140,6 +143,11 @@ Task<View> look(Kernel* kernel) {
   for (std::uint64_t i = 0; i < tail_files; ++i) files.push_back(tail_name(i));
   for (const std::string& path : files) view[path] = co_await look_at_file(kernel, path);
   view["link"] = co_await look_at_link(kernel, "link");
+  for (std::string path : {"inline", "plain", "large"}) {
+    auto value = co_await kernel->getxattr(path, "user.x");
+    view[absl::StrCat("attribute of ", path)] =
+        !value ? error_text(value.error()) : absl::StrCat(*value ? checksum(**value) : 0);
+  }
   co_return view;
 }
 
@@ -193,7 +201,8 @@ const std::map<BlockType, std::string> kind_names{
     {BlockType::directory_leaf, "directory leaf"},
     {BlockType::directory_inner, "directory inner block"},
     {BlockType::orphan_list, "orphan list"},
-    {BlockType::log_header, "log header"}};
+    {BlockType::log_header, "log header"},
+    {BlockType::xattrs, "extended attributes"}};
 
 // The medium as kill -9 of the mount leaves it (the log has records, the orphan list an entry), or
 // as it is after a clean end; and what is seen on it.
@@ -460,18 +469,20 @@ TEST_P(DamageTest, IsFoundAndHarmsNothingElse) {
               static_cast<unsigned long long>(failed_calls));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    OfEachKind, DamageTest,
-    testing::Combine(testing::Bool(), testing::Values("superblock", "piece", "inode",
-                                                      "directory leaf", "directory inner block",
-                                                      "orphan list", "log header", "log chunk")),
-    [](const auto& param_info) {
-      std::string name = std::get<1>(param_info.param);
-      for (char& c : name) {
-        if (c == ' ') c = '_';
-      }
-      return absl::StrCat(name, std::get<0>(param_info.param) ? "_clean" : "_crashed");
-    });
+INSTANTIATE_TEST_SUITE_P(OfEachKind, DamageTest,
+                         testing::Combine(testing::Bool(),
+                                          testing::Values("superblock", "piece", "inode",
+                                                          "directory leaf", "directory inner block",
+                                                          "orphan list", "log header", "log chunk",
+                                                          "extended attributes")),
+                         [](const auto& param_info) {
+                           std::string name = std::get<1>(param_info.param);
+                           for (char& c : name) {
+                             if (c == ' ') c = '_';
+                           }
+                           return absl::StrCat(
+                               name, std::get<0>(param_info.param) ? "_clean" : "_crashed");
+                         });
 
 }  // namespace
 }  // namespace plumeria::sim

@@ -122,7 +122,8 @@ Task<Status> reserve_data(Core& core, InodeNumber inode, std::uint64_t offset, s
     CO_TRY_STATUS(co_await core.disk.preallocate(where, length, core.lease));
   } else if (after > format::inline_max) {
     const std::uint64_t last = std::min(end, after);
-    for (std::uint64_t page = page_down(offset); page < last; page += block_size) {
+    const std::uint64_t first = offset < last ? page_down(offset) : last;
+    for (std::uint64_t page = first; page < last; page += block_size) {
       const std::uint64_t from = std::max(page, offset), to = std::min(page + block_size, last);
       if (map.small(page) == 0) file.dirty.insert_below(from, zeros(to - from));
     }
