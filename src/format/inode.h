@@ -15,7 +15,7 @@
 // 140  u32 inline_length       bytes used of the inline area: data of a small file, or a symlink's
 //                              target
 // 144  u64 directory_entries   without "." and ".."
-// 152  u64 reserved
+// 152  u64 segment_bytes       space of the data segment at the last commit; for st_blocks alone
 // 160  u64 small[16]           small block of each of the first 16 pages; 0: none
 // 288  reserved to 320
 // 320  inline area
@@ -63,6 +63,7 @@ class InodeView {
   std::uint32_t directory_levels() const { return at<std::uint32_t>(136); }
   std::uint32_t inline_length() const { return at<std::uint32_t>(140); }
   std::uint64_t directory_entries() const { return at<std::uint64_t>(144); }
+  std::uint64_t segment_bytes() const { return at<std::uint64_t>(152); }
   std::uint64_t small(std::size_t page) const { return at<std::uint64_t>(160 + 8 * page); }
   ByteView inline_area() const { return block_.subspan(inline_at); }
   ByteView inline_data() const { return block_.subspan(inline_at, inline_length()); }
@@ -108,6 +109,7 @@ class InodeEditor {
   void directory_levels(std::uint32_t v) { put(136, v); }
   void inline_length(std::uint32_t v) { put(140, v); }
   void directory_entries(std::uint64_t v) { put(144, v); }
+  void segment_bytes(std::uint64_t v) { put(152, v); }
   void small(std::size_t page, std::uint64_t v) { put(160 + 8 * page, v); }
   MutableByteView inline_area() { return block_.subspan(inline_at); }
 

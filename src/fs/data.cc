@@ -109,6 +109,8 @@ void become_clean(Core& core, FileState& file, LogPosition position) {
   file.segment = 0;
   file.left_inline = false;
   file.data_written = false;
+  file.space_changed = false;
+  file.early_bytes = 0;
   file.last = position;
 }
 
@@ -186,7 +188,8 @@ void write_placed(Core& core, const Map& map, const FileState& file, const Small
 }
 
 Result<LogPosition> log_places(Core& core, FileState& file, const BlockRef& block,
-                               const SmallPlan& plan, wal::Reservation& reservation) {
+                               const SmallPlan& plan, std::uint64_t segment_bytes,
+                               wal::Reservation& reservation) {
   Transaction transaction(core.cache);
   MutableByteView bytes = transaction.edit(block);
   const InodeView view(bytes);
@@ -199,6 +202,7 @@ Result<LogPosition> log_places(Core& core, FileState& file, const BlockRef& bloc
     editor.data_segment(file.segment);
     core.orphans->remove(transaction, Orphan{OrphanKind::pending_segment, file.segment});
   }
+  editor.segment_bytes(segment_bytes);
   if (file.left_inline) {
     MutableByteView area = editor.inline_area();
     std::fill(area.begin(), area.end(), std::byte{0});
@@ -244,11 +248,18 @@ Task<Result<LogPosition>> commit_places(Core& core, FileState& file, BlockRef bl
   if (written && exposes && !planted(Fault::release_before_flush)) {
     written = co_await core.disk.flush();
   }
+  // With no hole in it, the space cannot have grown.
+  Result<std::uint64_t> space = view.segment_bytes();
+  if (written && map.segment() != 0 &&
+      (file.space_changed || file.segment != 0 || view.segment_bytes() < size)) {
+    space = co_await core.disk.allocated(disk::Segment{map.segment()});
+    if (!space) written = fail(space.error());
+  }
   if (!written) {
     core.allocator->unreserve_small(plan.numbers);
     co_return fail(std::move(written).error());
   }
-  auto position = log_places(core, file, block, plan, *reservation);
+  auto position = log_places(core, file, block, plan, *space, *reservation);
   core.allocator->unreserve_small(plan.numbers);
   co_return position;
 }
@@ -270,6 +281,7 @@ Task<Status> write_early(Core& core, FileState& file, BlockRef block) {
   }
   rarely<"fs: data go out ahead of their record">();
   file.data_written = true;
+  file.early_bytes += file.dirty.bytes();
   CO_TRY_STATUS(co_await run_all(core, std::move(writes)));
   file.dirty.clear();
   core.account(file);
@@ -289,6 +301,7 @@ Result<LogPosition> log_shrink(Core& core, FileState& file, const BlockRef& bloc
       if (segment != 0) core.orphans->let_go(transaction, segment);
     }
     editor.data_segment(0);
+    editor.segment_bytes(0);
   }
   const auto keep = static_cast<std::uint32_t>(std::min<std::uint64_t>(view.inline_length(), size));
   MutableByteView area = editor.inline_area();
@@ -323,6 +336,7 @@ Task<Status> shrink_data(Core& core, FileState& file, BlockRef block, std::uint6
     file.segment = 0;
     file.left_inline = false;
     file.data_written = false;
+    file.early_bytes = 0;
     for (std::uint64_t segment : segments) {
       if (segment != 0) core.orphans->look_at(Orphan{OrphanKind::segment, segment});
     }
@@ -338,6 +352,27 @@ std::uint64_t size_of(ByteView inode_block, const FileState* file) {
   return InodeView(inode_block).size();
 }
 
+namespace {
+
+// Bytes of whole blocks that hold the file's data, or are going to: what is dirty gets new ones as
+// far as the size lets it.
+std::uint64_t space_of(const InodeView& view, const FileState* file, std::uint64_t size) {
+  const auto whole = [](std::uint64_t bytes) {
+    return bytes / block_size * block_size + (bytes % block_size != 0 ? block_size : 0);
+  };
+  if (!view.is_regular()) return view.is_directory() ? whole(size) : 0;
+  std::uint64_t space = view.xattr_block() != 0 ? block_size : 0;
+  if (view.inline_length() > 0) space += block_size;
+  for (std::size_t page = 0; page < small_count; ++page) {
+    if (view.small(page) != 0) space += block_size;
+  }
+  if (view.data_segment() != 0) space += view.segment_bytes();
+  const std::uint64_t dirty = file == nullptr ? 0 : file->dirty.bytes() + file->early_bytes;
+  return std::max(space, std::min(space + whole(dirty), whole(size)));
+}
+
+}  // namespace
+
 Attributes attributes_of(ByteView inode_block, const FileState* file) {
   const InodeView view(inode_block);
   Attributes attributes;
@@ -350,7 +385,7 @@ Attributes attributes_of(ByteView inode_block, const FileState* file) {
   attributes.rdev = view.rdev();
   attributes.size = view.is_directory() ? std::max<std::uint64_t>(view.size(), block_size)
                                         : size_of(inode_block, file);
-  attributes.blocks = (attributes.size + 511) / 512;
+  attributes.blocks = space_of(view, file, attributes.size) / 512;
   attributes.atime = WallTime{view.atime()};
   attributes.mtime = WallTime{file != nullptr && file->mtime ? *file->mtime : view.mtime()};
   attributes.ctime = WallTime{file != nullptr && file->ctime ? std::max(*file->ctime, view.ctime())

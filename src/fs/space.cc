@@ -93,6 +93,7 @@ Task<Status> punch_data(Core& core, InodeNumber inode, std::uint64_t offset, std
                                         for_revoke));
       if (map.segment() != 0) {
         const disk::Address where{disk::Segment{map.segment()}, first};
+        file.space_changed = true;
         CO_TRY_STATUS(co_await core.disk.discard(where, last - first, core.lease));
       }
     }
@@ -119,6 +120,7 @@ Task<Status> reserve_data(Core& core, InodeNumber inode, std::uint64_t offset, s
     }
     const disk::Address where{disk::Segment{map.segment()}, page_down(offset)};
     const std::uint64_t length = page_up(end) - where.offset;
+    file.space_changed = true;
     CO_TRY_STATUS(co_await core.disk.preallocate(where, length, core.lease));
   } else if (after > format::inline_max) {
     const std::uint64_t last = std::min(end, after);

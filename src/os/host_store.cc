@@ -422,6 +422,16 @@ Task<Result<std::optional<Extent>>> HostStore::next_extent(Segment segment, std:
   co_return extent;
 }
 
+Task<Result<std::uint64_t>> HostStore::allocated(Segment segment) {
+  CO_TRY(const SegmentFilePointer file, state_->find(segment));
+  if (!file) co_return 0;
+  struct stat found {};
+  if (::fstat(file->file.get(), &found) != 0) {
+    co_return fail(host_error(errno, "stat", place_in(*file, 0)));
+  }
+  co_return static_cast<std::uint64_t>(found.st_blocks) * 512;
+}
+
 Task<Result<std::vector<Segment>>> HostStore::list_segments(Segment first, std::size_t limit) {
   State& state = *state_;
   if (state.listed_version != state.segments_version) {

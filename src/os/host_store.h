@@ -74,6 +74,7 @@ class HostStore final : public disk::VirtualDisk {
   Task<Status> flush() override;
   Task<Status> preallocate(disk::Address from, std::uint64_t length,
                            disk::LeaseNumber lease) override;
+  Task<Result<std::uint64_t>> allocated(disk::Segment segment) override;
   Task<Result<std::optional<disk::Extent>>> next_extent(disk::Segment segment,
                                                         std::uint64_t from) override;
   Task<Result<std::vector<disk::Segment>>> list_segments(disk::Segment first,

@@ -100,6 +100,27 @@ class Space(harness.SharedCase):
         fallocate(small, PUNCH | KEEP, 0, 2 * PAGE)
         self.assertEqual(os.lseek(same, 0, os.SEEK_DATA), 40_000 // PAGE * PAGE)
 
+    def test_blocks_count_what_is_there(self):
+        (self.a / "empty").touch()
+        self.assertEqual(os.stat(self.b / "empty").st_blocks, 0)
+        for size in (10, 3000, 5000, 40 * KIB, 200 * KIB, 3 * MIB):
+            (self.a / "f").write_bytes(b"x" * size)
+            blocks = -(-size // PAGE) * PAGE // 512
+            for side in self.sides:
+                self.assertEqual(os.stat(side / "f").st_blocks, blocks, size)
+            os.unlink(self.b / "f")
+        fd = self.open(self.a / "f", os.O_CREAT | os.O_RDWR)
+        os.ftruncate(fd, 1 << 40)
+        self.assertEqual(os.stat(self.b / "f").st_blocks, 0)
+        os.pwrite(fd, b"x" * MIB, 1 << 39)
+        self.assertEqual(os.stat(self.b / "f").st_blocks, MIB // 512)
+        fallocate(fd, PUNCH | KEEP, 1 << 39, MIB // 2)
+        self.assertEqual(os.stat(self.b / "f").st_blocks, MIB // 2 // 512)
+        fallocate(fd, 0, 0, 2 * MIB)
+        self.assertEqual(os.stat(self.b / "f").st_blocks, (2 * MIB + MIB // 2) // 512)
+        os.ftruncate(fd, 0)
+        self.assertEqual(os.stat(self.b / "f").st_blocks, 0)
+
     def test_mapped_bytes_in_a_hole_are_gone(self):
         (self.a / "f").write_bytes(b"x" * 3 * PAGE)
         fd = self.open(self.a / "f")
