@@ -1,6 +1,7 @@
 // plumeria: one program, one command for each thing to do.
 #include <csignal>
 #include <exception>
+#include <string>
 
 #include "cli/command.h"
 
@@ -40,8 +41,14 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& asked) {  // --help
     return app.exit(asked);
   } catch (const CLI::ParseError& wrong) {
-    complain(wrong.what());
-    complain("see plumeria --help, or plumeria COMMAND --help");
+    const std::string command = argc > 1 ? argv[1] : "";
+    bool is_known = false;
+    for (const CLI::App* one : app.get_subcommands([](CLI::App*) { return true; })) {
+      is_known = is_known || one->get_name() == command;
+    }
+    const bool is_word = !command.empty() && command[0] != '-';
+    complain(is_word && !is_known ? "unknown command " + command : wrong.what());
+    complain("see plumeria " + (is_known ? command + " --help" : "--help"));
     return static_cast<int>(Exit::usage);
   } catch (const std::exception& error) {  // Out of memory and the like, thrown by libraries.
     complain(error.what());

@@ -17,6 +17,9 @@ namespace {
 using format::InodeEditor;
 using format::InodeView;
 
+// Not for files: for metadata in place, logs of new mounts, registers.
+constexpr std::uint64_t space_reserve = 16u << 20;
+
 bool opens_for_writing(std::uint32_t flags) { return (flags & O_ACCMODE) != O_RDONLY; }
 
 // What a write, a truncation or a change of owner leaves of the mode: no suid, and no sgid where it
@@ -394,14 +397,12 @@ Task<Status> FileSystem::commit_everything() {
 // Asks the disk for its free space once a second, and in between counts what is promised, so that a
 // write is refused before it is acknowledged rather than lost after.
 Task<Status> FileSystem::take_space(std::uint64_t bytes) {
-  constexpr std::uint64_t reserve = 16u
-                                    << 20;  // for metadata in place, logs of new mounts, registers
   const TimePoint now = core_.world.clock.now();
   if (bytes > space_ || now - space_asked_ > 1s) {
     space_asked_ = now;
     auto usage = co_await core_.disk.usage();
     if (!usage) co_return fail(std::move(usage).error());
-    const std::uint64_t promised = core_.dirty_bytes + reserve;
+    const std::uint64_t promised = core_.dirty_bytes + space_reserve;
     space_ = usage->available > promised ? usage->available - promised : 0;
     segment_max_ = usage->segment_max;
   }
@@ -416,7 +417,7 @@ Task<Result<FileSystemStatistics>> FileSystem::statfs() {
   FileSystemStatistics statistics;
   statistics.block_size = format::block_size;
   statistics.blocks_total = usage->total / format::block_size;
-  const std::uint64_t promised = core_.dirty_bytes;
+  const std::uint64_t promised = core_.dirty_bytes + space_reserve;
   const std::uint64_t available = usage->available > promised ? usage->available - promised : 0;
   statistics.blocks_free = available / format::block_size;
   // An inode takes a block, and there is no other limit.

@@ -251,6 +251,8 @@ std::map<LeaseNumber, disk::LateChanges> HostStore::late_changes() const {
   return state_->directory.admission.late();
 }
 
+void HostStore::ending() { state_->directory.say_ending(); }
+
 Task<Status> HostStore::close() {
   State& state = *state_;
   if (state.options.read_only) co_return Status();
