@@ -689,23 +689,27 @@ Task<Result<Bytes>> Kernel::fill_page(InodeNumber number, std::uint64_t offset,
                                       std::uint32_t size) {
   Inode& inode = inode_at(number);
   const std::uint64_t first = offset / page_size;
-  const std::uint64_t pages = random_.between(1, options_.read_ahead_pages);
+  const std::uint64_t wanted = random_.between(1, options_.read_ahead_pages);
   const std::uint64_t start = first * page_size;
-  const auto length = static_cast<std::uint32_t>(pages * page_size);
   co_await request_time();
   std::shared_ptr<Kept> kept;
+  std::uint64_t pages = 0, length = 0, writes_before = 0;
   Result<Bytes> reply;
   for (;;) {
     // A page's WRITE can be under way longer than the page is in the cache (fuse_readahead waits).
     const auto is_written = [&] {
       const auto written = inode.writing.lower_bound(first);
-      return written != inode.writing.end() && *written < first + pages;
+      return written != inode.writing.end() && *written < first + wanted;
     };
     while (is_written()) co_await inode.answered.next();
     const fs::Access access = co_await turn(number, RequestKind::read, &kept);
     if (access == fs::Access::normal) ++inode.reading;
     trace("sends READ", number, start);
-    reply = co_await operations_->read(number, start, length, access);
+    // It ends before the next page that is there (page_cache_ra_unbounded in Linux).
+    for (pages = 1; pages < wanted && !inode.pages.contains(first + pages);) ++pages;
+    length = pages * page_size;
+    writes_before = inode.writes_sent;
+    reply = co_await operations_->read(number, start, static_cast<std::uint32_t>(length), access);
     if (access == fs::Access::normal && --inode.reading == 0) inode.answered.notify_all();
     trace(access == fs::Access::normal ? "READ" : "READ under revoke", number, start);
     if (reply || reply.error().code != Errc::again) break;
@@ -722,7 +726,9 @@ Task<Result<Bytes>> Kernel::fill_page(InodeNumber number, std::uint64_t offset,
     inode.size = end;
     inode.size_valid = false;
   }
-  for (std::uint64_t i = 0; i < pages && i * page_size < reply->size(); ++i) {
+  // Linux keeps the pages locked while they are read, so that nobody has written to them since.
+  const bool may_fill = inode.writes_sent == writes_before;
+  for (std::uint64_t i = 0; may_fill && i < pages && i * page_size < reply->size(); ++i) {
     const auto [page, is_new] = inode.pages.try_emplace(first + i);
     if (!is_new) continue;  // A mapping or a WRITE was faster.
     const std::uint64_t part = std::min<std::uint64_t>(page_size, reply->size() - i * page_size);
@@ -761,6 +767,7 @@ Task<Status> Kernel::write_through(InodeNumber number, std::uint64_t offset, Byt
     std::shared_ptr<Kept> kept;
     const fs::Access access = co_await turn(number, RequestKind::write, &kept);
     trace("sends WRITE", number, offset);
+    ++inode.writes_sent;
     auto reply = co_await operations_->write(number, offset, bytes, append, false, access);
     trace(access == fs::Access::normal ? "WRITE" : "WRITE under revoke", number, offset);
     if (!reply && reply.error().code == Errc::again) {
@@ -1002,6 +1009,7 @@ Task<Status> Kernel::write_back_page(InodeNumber number, std::uint64_t index) {
   for (;;) {
     std::shared_ptr<Kept> kept;
     const fs::Access access = co_await turn(number, RequestKind::write_page, &kept);
+    ++inode.writes_sent;
     trace("sends page", number, start);
     auto reply = co_await operations_->write_mapped(number, start, bytes, false, access);
     trace(access == fs::Access::normal ? "page written" : "page written under revoke", number,

@@ -167,6 +167,7 @@ class Kernel final : public mount::KernelCache {
     Mutex changing;                                      // i_rwsem, held by those who change
     std::uint32_t holds = 0, drops = 0;
     std::vector<std::shared_ptr<Kept>> kept;
+    std::uint64_t writes_sent = 0;
     std::set<std::uint64_t> writing;  // pages with a WRITE of a dirty page under way
     bool truncating = false;          // no dirty page is sent meanwhile
     std::uint32_t reading = 0;  // READs that the mount has not answered: their pages are locked
