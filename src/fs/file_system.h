@@ -154,6 +154,7 @@ class FileSystem : public Operations {
     NamePath name;
     BlockRef directory, child;
   };
+  Task<Result<LookupReply>> lookup_by_number(InodeNumber inode, bool parent);
   Task<Result<PinnedChild>> pin_child(InodeNumber parent, const std::string& name, Mode mode);
   Task<Status> remove(InodeNumber parent, std::string name, bool directory);
   // What taking one link away does, decided before and finished after the transaction.

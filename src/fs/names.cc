@@ -48,6 +48,7 @@ void touch_directory(InodeEditor editor, const InodeView& view, std::int64_t now
 
 Task<Result<Operations::LookupReply>> FileSystem::lookup(InodeNumber parent, std::string name) {
   if (name.size() > name_max) co_return fail(Errc::name_too_long);
+  if (name == "." || name == "..") co_return co_await lookup_by_number(parent, name == "..");
   for (;;) {
     auto child = co_await pin_child(parent, name, Mode::shared);
     if (!child) co_return fail(std::move(child).error());
@@ -61,6 +62,22 @@ Task<Result<Operations::LookupReply>> FileSystem::lookup(InodeNumber parent, std
     }
     co_return reply;
   }
+}
+
+// For file handles (name_to_handle_at(2)): the kernel knows a number, and no name.
+Task<Result<Operations::LookupReply>> FileSystem::lookup_by_number(InodeNumber inode, bool parent) {
+  if (parent) {
+    CO_TRY(const Pin pin, co_await core_.clerk.acquire(inode_lock(inode), Mode::shared));
+    CO_TRY(const BlockRef block, co_await load_named(inode));
+    const InodeView view(block.bytes());
+    if (!view.is_directory()) co_return fail(Errc::not_directory);
+    if (inode != root_inode) inode = InodeNumber{view.parent()};
+  }
+  CO_TRY(Covered<Attributes> found, co_await getattr(inode));
+  LookupReply reply;
+  reply.attributes = found.value;
+  reply.pins = std::move(found.pins);
+  co_return reply;
 }
 
 // Pins the directory and, if the name exists, its inode, both in `mode`.

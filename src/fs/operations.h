@@ -115,6 +115,7 @@ class Operations {
     std::optional<Attributes> attributes;  // nothing: no such name
     std::vector<clerk::Pin> pins;
   };
+  // "." is any inode itself, whatever it is; ".." a directory's parent.
   virtual Task<Result<LookupReply>> lookup(InodeNumber parent, std::string name) = 0;
   // The kernel has dropped its last reference: the inode's lock may be idle, and a directory that
   // was removed here is taken apart only now.
