@@ -27,6 +27,8 @@ enum class Exit : int {
 Exit exit_of(const Error& error);
 // For the end of each command's help: the exit codes.
 std::string exit_codes();
+// The versions of program, store format and protocol.
+std::string version();
 // Checks and conversions of arguments.
 CLI::Validator seconds_between(double low, double high);
 // A number of bytes, with a unit if wanted (64M): converted to bytes.

@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("Plumeria: a POSIX file system that several machines mount at once", "plumeria");
   app.footer(footer + exit_codes());
+  app.set_version_flag("--version", version(), "Print the versions and exit");
   Exit exit = Exit::ok;
   add_mkfs(app, exit);
   add_mount(app, exit);
@@ -38,7 +39,7 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
     if (app.get_subcommands().empty()) throw CLI::RequiredError("a command");
-  } catch (const CLI::Success& asked) {  // --help
+  } catch (const CLI::Success& asked) {  // --help, --version
     return app.exit(asked);
   } catch (const CLI::ParseError& wrong) {
     const std::string command = argc > 1 ? argv[1] : "";

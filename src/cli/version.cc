@@ -2,7 +2,6 @@
 #include <absl/strings/str_cat.h>
 
 #include <cstdio>
-#include <string>
 
 #include "cli/command.h"
 #include "format/superblock.h"
@@ -10,23 +9,18 @@
 
 namespace plumeria::cli {
 
-namespace {
-
-std::string versions() {
+std::string version() {
   return absl::StrCat("plumeria ", PLUMERIA_VERSION, ", store format ", format::format_version,
                       ", protocol ", net::protocol_version);
 }
 
-}  // namespace
-
 void add_version(CLI::App& app, Exit& exit) {
-  app.set_version_flag("--version", versions(), "the same as the command version");
   CLI::App* command =
       app.add_subcommand("version", "Print the versions of program, format and protocol");
   command->footer(
       "A server and its mounts must speak the same protocol, and a store be of this format.");
   command->callback([&exit] {
-    std::printf("%s\n", versions().c_str());
+    std::printf("%s\n", version().c_str());
     exit = Exit::ok;
   });
 }
