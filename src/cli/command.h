@@ -44,6 +44,7 @@ void add_mount(CLI::App& app, Exit& exit);
 void add_umount(CLI::App& app, Exit& exit);
 void add_serve(CLI::App& app, Exit& exit);
 void add_fsck(CLI::App& app, Exit& exit);
+void add_logdump(CLI::App& app, Exit& exit);
 void add_status(CLI::App& app, Exit& exit);
 void add_version(CLI::App& app, Exit& exit);
 

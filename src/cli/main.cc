@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   add_serve(app, exit);
   add_status(app, exit);
   add_fsck(app, exit);
+  add_logdump(app, exit);
   add_version(app, exit);
   try {
     app.parse(argc, argv);
