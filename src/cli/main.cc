@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
   add_status(app, exit);
   add_fsck(app, exit);
   add_logdump(app, exit);
+  add_bench(app, exit);
   add_version(app, exit);
   try {
     app.parse(argc, argv);

@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
-"""`plumeria logdump` on real stores."""
+"""`plumeria logdump` and `plumeria bench` on real stores and mounts."""
 import json
 import os
+import re
+import signal
+import subprocess
 import time
 
 import harness
@@ -105,6 +108,51 @@ class LogDump(harness.Case):
         self.assertIn("not a Plumeria store", self.dump(empty, code=4).stderr)
         self.assertIn("missing", self.dump(self.world.folder / "missing", code=1).stderr)
         self.assertIn("inode:NUMBER", self.dump(empty, "--block", "file:1", code=2).stderr)
+
+
+class Bench(harness.Case):
+    def test_a_mount_and_an_ordinary_directory(self):
+        mount = self.world.mount(self.world.mkfs(), "m")
+        plain = self.world.folder / "plain"
+        plain.mkdir()
+        for folder in (mount.path, plain):
+            small = ("--files", "40", "--size", "2M", "--threads", "2")
+            report = json.loads(run(PLUMERIA, "bench", folder, *small, "--json").stdout)
+            self.assertEqual((report["directory"], report["files"]), (str(folder), 40))
+            self.assertEqual(len(report["figures"]), 14)
+            for figure in report["figures"]:
+                for name in ("rate", "calls", "seconds", "median_us", "p99_us", "max_us"):
+                    self.assertGreater(figure[name], 0, figure)
+            done = run(PLUMERIA, "bench", folder, "--quick")
+            for figure in report["figures"]:
+                name, unit = re.escape(figure["name"]), figure["unit"]
+                self.assertRegex(done.stdout, rf"(?m)^  {name} .* {unit} ")
+            self.assertEqual(done.stderr, "", "no progress where there is no terminal")
+            self.assertEqual(os.listdir(folder), [])
+        mount.umount()
+
+    def test_interrupted_it_leaves_nothing(self):
+        mount = self.world.mount(self.world.mkfs(), "m")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            bench = subprocess.Popen(
+                [PLUMERIA, "bench", mount.path, "--files", "10000000", "--threads", "3"],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            self.eventually(lambda: any(mount.path.glob("plumeria-bench-*/2/d9")), 20, "it works")
+            bench.send_signal(number)
+            output, messages = bench.communicate(timeout=60)
+            self.assertEqual((bench.returncode, output), (1, ""))
+            self.assertIn("interrupted", messages)
+            self.assertEqual(os.listdir(mount.path), [])
+        mount.umount()
+
+    def test_errors(self):
+        for words, code, *arguments in (("missing", 1, self.world.folder / "missing"),
+                                        ("--files|0", 2, "/tmp", "--files", "0"),
+                                        ("--size|1k|1048576", 2, "/tmp", "--size", "1k")):
+            done = run(PLUMERIA, "bench", *arguments, check=False)
+            self.assertEqual(done.returncode, code, done.stderr)
+            for word in words.split("|"):
+                self.assertIn(word, done.stderr)
 
 
 if __name__ == "__main__":
