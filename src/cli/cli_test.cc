@@ -42,7 +42,8 @@ TEST_F(CliTest, AnExistingDirectoryIsAStoreAndTheRestAnAddress) {
   }
   const auto unknown = resolve("host.invalid");
   ASSERT_FALSE(unknown);
-  EXPECT_THAT(unknown.error().message(), HasSubstr("neither a directory nor a host"));
+  EXPECT_THAT(unknown.error().message(),
+              HasSubstr("cannot find host host.invalid, and there is no directory"));
   for (const std::string& wrong : {folder + "/missing", std::string("./missing")}) {
     const auto target = resolve(wrong);
     ASSERT_FALSE(target);
