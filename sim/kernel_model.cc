@@ -861,7 +861,7 @@ Task<Status> Kernel::change_space(InodeNumber number, std::uint64_t offset, std:
     co_await request_time();
     std::shared_ptr<Kept> kept;
     const fs::Access access = co_await turn(number, RequestKind::truncate, &kept);
-    auto done = co_await operations_->fallocate(number, offset, length, mode, access);
+    auto done = co_await operations_->fallocate(number, offset, length, mode, false, access);
     trace(access == fs::Access::normal ? "fallocate" : "fallocate under revoke", number, offset);
     const bool again = !done && done.error().code == Errc::again;
     if (done) {

@@ -361,7 +361,8 @@ Task<Result<fs::FileSystemStatistics>> ReferenceFileSystem::statfs() {
   co_return fs::FileSystemStatistics{};
 }
 Task<Status> ReferenceFileSystem::fallocate(InodeNumber inode, std::uint64_t offset,
-                                            std::uint64_t length, std::uint32_t mode, fs::Access) {
+                                            std::uint64_t length, std::uint32_t mode, bool,
+                                            fs::Access) {
   Node* node = find(inode);
   if (node == nullptr) co_return fail(Errc::stale);
   const std::uint64_t end = offset + length;
@@ -375,7 +376,7 @@ Task<Status> ReferenceFileSystem::fallocate(InodeNumber inode, std::uint64_t off
   co_return Status();
 }
 Task<Result<std::uint64_t>> ReferenceFileSystem::seek(InodeNumber inode, std::uint64_t offset,
-                                                      bool hole) {
+                                                      bool hole, fs::Access) {
   Node* node = find(inode);
   if (node == nullptr) co_return fail(Errc::stale);
   if (offset >= node->data.size()) co_return fail(Errc::no_device);

@@ -59,9 +59,10 @@ class ReferenceFileSystem final : public fs::Operations {
                                             SharedBytes data, bool kill_suid,
                                             fs::Access access) override;
   Task<Status> fallocate(fs::InodeNumber inode, std::uint64_t offset, std::uint64_t length,
-                         std::uint32_t mode, fs::Access access) override;
+                         std::uint32_t mode, bool kill_suid, fs::Access access) override;
   // The reference knows no holes.
-  Task<Result<std::uint64_t>> seek(fs::InodeNumber inode, std::uint64_t offset, bool hole) override;
+  Task<Result<std::uint64_t>> seek(fs::InodeNumber inode, std::uint64_t offset, bool hole,
+                                   fs::Access access) override;
   Task<Status> fsync(fs::InodeNumber inode, bool data_only) override;
   Task<Status> sync_everything() override;
   Task<Result<fs::Covered<std::vector<fs::DirectoryEntry>>>> readdir(fs::InodeNumber inode,

@@ -249,17 +249,17 @@ Task<Result<LogPosition>> commit_places(Core& core, FileState& file, BlockRef bl
     written = co_await core.disk.flush();
   }
   // With no hole in it, the space cannot have grown.
-  Result<std::uint64_t> space = view.segment_bytes();
+  std::uint64_t space = view.segment_bytes();
   if (written && map.segment() != 0 &&
       (file.space_changed || file.segment != 0 || view.segment_bytes() < size)) {
-    space = co_await core.disk.allocated(disk::Segment{map.segment()});
-    if (!space) written = fail(space.error());
+    const auto now = co_await core.disk.allocated(disk::Segment{map.segment()});
+    if (now) space = *now;  // Else st_blocks stays as it was.
   }
   if (!written) {
     core.allocator->unreserve_small(plan.numbers);
     co_return fail(std::move(written).error());
   }
-  auto position = log_places(core, file, block, plan, *space, *reservation);
+  auto position = log_places(core, file, block, plan, space, *reservation);
   core.allocator->unreserve_small(plan.numbers);
   co_return position;
 }
@@ -281,8 +281,8 @@ Task<Status> write_early(Core& core, FileState& file, BlockRef block) {
   }
   rarely<"fs: data go out ahead of their record">();
   file.data_written = true;
-  file.early_bytes += file.dirty.bytes();
   CO_TRY_STATUS(co_await run_all(core, std::move(writes)));
+  file.early_bytes += file.dirty.bytes();
   file.dirty.clear();
   core.account(file);
   co_return Status();
@@ -331,6 +331,7 @@ Task<Status> shrink_data(Core& core, FileState& file, BlockRef block, std::uint6
   file.size.reset();
   // What is cut off stays where it was, unless the file lets go of all that it had.
   core.clean_tails.erase(file.inode);
+  file.cut_tail = size > 0;
   if (size == 0) {
     core.clean_tails.insert(file.inode);
     file.segment = 0;
@@ -483,6 +484,10 @@ Task<Status> commit_data(Core& core, InodeNumber inode, bool for_revoke) {
   auto loaded = co_await core.load_inode(inode);
   if (!loaded) co_return fail(std::move(loaded).error());
   const BlockRef block = std::move(*loaded);
+  if (std::exchange(file->cut_tail, false) && Map(block.bytes(), file).segment() != 0) {
+    CO_TRY_STATUS(co_await clear_tail(core, *file, block));
+    file->space_changed = true;
+  }
   Result<LogPosition> position = LogPosition::none;
   if (fits_inline(InodeView(block.bytes()), *file)) {
     auto reservation = co_await core.log.reserve(operation_log_bytes, for_revoke);

@@ -172,6 +172,9 @@ Task<Status> FileSystem::commit_or_lose(InodeNumber inode) {
     file->ctime.reset();
     file->left_inline = false;
     file->data_written = false;
+    file->space_changed = false;
+    file->cut_tail = false;
+    file->early_bytes = 0;
     file->lost = file->handles > 0;
   }
   co_return Status();
@@ -216,7 +219,6 @@ Task<Status> FileSystem::write_back_inode(InodeNumber inode, Mode keep) {
     if (!committed) co_return committed;
     clean_.notify_all();
     core_.sole.erase(inode);
-    if (keep == Mode::none) core_.clean_tails.erase(inode);
     // From here on the inode may lose its last link elsewhere: what is open here is protected by
     // the open lock.
     FileState* file = core_.find_file(inode);
@@ -232,7 +234,9 @@ Task<Status> FileSystem::write_back_inode(InodeNumber inode, Mode keep) {
     }
     file = core_.find_file(inode);
     const bool dirty = file != nullptr && file->is_dirty();
-    if (!under_revoke_.contains(inode) && !dirty) co_return Status();
+    if (under_revoke_.contains(inode) || dirty) continue;
+    if (keep == Mode::none) core_.clean_tails.erase(inode);
+    co_return Status();
   }
 }
 

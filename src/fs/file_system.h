@@ -80,8 +80,9 @@ class FileSystem : public Operations {
   Task<Result<WriteReply>> write_mapped(InodeNumber inode, std::uint64_t offset, SharedBytes data,
                                         bool kill_suid, Access access) override;
   Task<Status> fallocate(InodeNumber inode, std::uint64_t offset, std::uint64_t length,
-                         std::uint32_t mode, Access access) override;
-  Task<Result<std::uint64_t>> seek(InodeNumber inode, std::uint64_t offset, bool hole) override;
+                         std::uint32_t mode, bool kill_suid, Access access) override;
+  Task<Result<std::uint64_t>> seek(InodeNumber inode, std::uint64_t offset, bool hole,
+                                   Access access) override;
   Task<Status> fsync(InodeNumber inode, bool data_only) override;
   Task<Status> sync_everything() override;
   Task<Result<Covered<std::vector<DirectoryEntry>>>> readdir(InodeNumber inode,
@@ -144,6 +145,8 @@ class FileSystem : public Operations {
     format::Xattrs xattrs;
   };
   Task<Result<std::optional<Bytes>>> find_xattr(InodeNumber inode, std::string name);
+  // Of a file that somebody without special rights has written to.
+  Task<Status> kill_privileges(InodeNumber inode, BlockRef block);
   Task<Result<Inheritance>> inheritance(BlockRef parent, NewInode kind);
   // In one transaction. The edit may change attributes and mode, or fail, and then nothing changes.
   using XattrEdit = std::function<Status(format::Xattrs&, std::uint32_t& mode)>;

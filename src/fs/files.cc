@@ -279,8 +279,10 @@ Task<Result<WriteReply>> FileSystem::write_as(WriteKind kind, InodeNumber inode,
   CO_TRY_STATUS(check_lost(inode));
   WriteReply reply;
   if (data.empty()) co_return reply;
+  Status has_space;
   if (access == Access::normal) {
-    CO_TRY_STATUS(co_await take_space(data.size()));
+    has_space = co_await take_space(data.size());
+    if (!has_space && has_space.error().code != Errc::no_space) co_return fail(has_space.error());
     while (core_.dirty_bytes > options_.dirty_data_max && !is_lost_) {
       wake_.notify_all();
       co_await clean_.next();
@@ -302,20 +304,21 @@ Task<Result<WriteReply>> FileSystem::write_as(WriteKind kind, InodeNumber inode,
   if (reply.offset > longest || data.size() > longest - reply.offset) {
     co_return fail(Errc::file_too_big);
   }
+  // What was reserved, or is written over, needs none.
+  const std::uint64_t last = reply.offset + data.size();
+  if (!has_space && (view.data_segment() == 0 || view.segment_bytes() < std::max(last, end))) {
+    co_return fail(has_space.error());
+  }
   reply.written = data.size();
   const bool was_dirty = core_.find_file(inode) != nullptr && core_.find_file(inode)->is_dirty();
   CO_TRY_STATUS(co_await write_data(core_, inode, reply.offset, std::move(data)));
   if (!was_dirty) wake_.notify_all();
-  if (kill_suid && (without_suid(view.mode()) != view.mode() || view.xattr_block() != 0)) {
-    Changes changes;
-    changes.kill_suid = true;
-    CO_TRY_STATUS(co_await set_attributes(inode, changes));
-  }
+  if (kill_suid) CO_TRY_STATUS(co_await kill_privileges(inode, *block));
   co_return reply;
 }
 
 Task<Status> FileSystem::fallocate(InodeNumber inode, std::uint64_t offset, std::uint64_t length,
-                                   std::uint32_t mode, Access access) {
+                                   std::uint32_t mode, bool kill_suid, Access access) {
   constexpr std::uint32_t keep = FALLOC_FL_KEEP_SIZE, punch = FALLOC_FL_PUNCH_HOLE,
                           zero = FALLOC_FL_ZERO_RANGE;
   CO_TRY_STATUS(check_lost(inode));
@@ -324,8 +327,10 @@ Task<Status> FileSystem::fallocate(InodeNumber inode, std::uint64_t offset, std:
   }
   if (length == 0) co_return fail(Errc::invalid);
   const bool reserves = (mode & punch) == 0;
-  if (reserves && access == Access::normal) {
-    CO_TRY_STATUS(co_await take_space(std::min(length, format::small_limit)));
+  if (reserves) CO_TRY_STATUS(co_await take_space(length));
+  while (access == Access::normal && core_.dirty_bytes > options_.dirty_data_max && !is_lost_) {
+    wake_.notify_all();
+    co_await clean_.next();
   }
   auto hold = co_await hold_data(inode, Mode::exclusive, access);
   if (!hold) co_return fail(std::move(hold).error());
@@ -340,16 +345,31 @@ Task<Status> FileSystem::fallocate(InodeNumber inode, std::uint64_t offset, std:
   if (reserves) {
     CO_TRY_STATUS(co_await reserve_data(core_, inode, offset, end, (mode & keep) != 0, true));
   }
+  if (kill_suid) CO_TRY_STATUS(co_await kill_privileges(inode, block));
   wake_.notify_all();
   co_return Status();
 }
 
-Task<Result<std::uint64_t>> FileSystem::seek(InodeNumber inode, std::uint64_t offset, bool hole) {
+Task<Result<std::uint64_t>> FileSystem::seek(InodeNumber inode, std::uint64_t offset, bool hole,
+                                             Access access) {
   CO_TRY_STATUS(check_lost(inode));
-  CO_TRY(const Pin pin, co_await core_.clerk.acquire(inode_lock(inode), Mode::shared));
+  auto hold = co_await hold_data(inode, Mode::shared, access);
+  if (!hold) co_return fail(std::move(hold).error());
   CO_TRY(const BlockRef block, co_await load_named(inode));
   if (!InodeView(block.bytes()).is_regular()) co_return fail(Errc::invalid);
   co_return co_await seek_data(core_, inode, offset, hole);
+}
+
+// Requires: the inode is held exclusively.
+Task<Status> FileSystem::kill_privileges(InodeNumber inode, BlockRef block) {
+  const InodeView view(block.bytes());
+  CO_TRY(const XattrBlock all, co_await load_xattrs(core_, block));
+  if (without_suid(view.mode()) == view.mode() && !all.xattrs.contains(capability_name)) {
+    co_return Status();
+  }
+  Changes changes;
+  changes.kill_suid = true;
+  co_return co_await set_attributes(inode, changes);
 }
 
 Task<Status> FileSystem::fsync(InodeNumber inode, bool) {

@@ -66,6 +66,8 @@ Task<Result<Operations::LookupReply>> FileSystem::lookup(InodeNumber parent, std
 
 // For file handles (name_to_handle_at(2)): the kernel knows a number, and no name.
 Task<Result<Operations::LookupReply>> FileSystem::lookup_by_number(InodeNumber inode, bool parent) {
+  constexpr std::uint64_t inodes_max = format::piece_limit * format::units_per_piece(Unit::inode);
+  if (raw(inode) >= inodes_max) co_return fail(Errc::stale);  // A handle that we did not make.
   if (parent) {
     CO_TRY(const Pin pin, co_await core_.clerk.acquire(inode_lock(inode), Mode::shared));
     CO_TRY(const BlockRef block, co_await load_named(inode));
@@ -232,6 +234,8 @@ Task<Result<Covered<Attributes>>> FileSystem::make(InodeNumber parent, std::stri
     if (S_ISDIR(kind.mode) && parent_view.links() >= links_max)
       co_return fail(Errc::too_many_links);
     CO_TRY(Inheritance inherited, co_await inheritance(*directory, kind));
+    // A directory inherits a long list twice.
+    if (!format::fits(inherited.xattrs)) co_return fail(Errc::no_space);
     Needs needs;
     needs.inodes = 1;
     needs.directory_blocks = insert_blocks_max + (inherited.xattrs.empty() ? 0 : 1);
@@ -252,11 +256,11 @@ Task<Result<Covered<Attributes>>> FileSystem::make(InodeNumber parent, std::stri
     NewInode as_inherited = kind;
     as_inherited.mode = inherited.mode;
     reply.value = format_new(transaction, block, version, fresh->number, parent_view, as_inherited);
-    const XattrBlock xattrs{{}, std::move(inherited.xattrs)};
-    CO_TRY_STATUS(save_xattrs(core_, transaction, block, xattrs, &*piece));
     allocator_.use(transaction, *piece, Unit::inode, raw(fresh->number));
     CO_TRY_STATUS(insert_name(core_, transaction, place->path, *piece, name, fresh->number,
                               entry_type(kind.mode)));
+    const XattrBlock xattrs{{}, std::move(inherited.xattrs)};
+    CO_TRY_STATUS(save_xattrs(core_, transaction, block, xattrs, &*piece));
     InodeEditor editor(transaction.edit(*directory));
     touch_directory(editor, parent_view, core_.now());
     if (S_ISDIR(kind.mode)) editor.links(parent_view.links() + 1);

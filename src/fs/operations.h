@@ -182,10 +182,12 @@ class Operations {
                                                 Access access) = 0;
   // Space of a regular file. `mode` as fallocate(2): 0 or FALLOC_FL_KEEP_SIZE makes room,
   // PUNCH_HOLE (with KEEP_SIZE) makes a hole, ZERO_RANGE zeroes; others Errc::not_supported.
+  // `kill_suid` as in Changes.
   virtual Task<Status> fallocate(InodeNumber inode, std::uint64_t offset, std::uint64_t length,
-                                 std::uint32_t mode, Access access) = 0;
+                                 std::uint32_t mode, bool kill_suid, Access access) = 0;
   // SEEK_HOLE or SEEK_DATA. Errc::no_device (ENXIO) as lseek(2).
-  virtual Task<Result<std::uint64_t>> seek(InodeNumber inode, std::uint64_t offset, bool hole) = 0;
+  virtual Task<Result<std::uint64_t>> seek(InodeNumber inode, std::uint64_t offset, bool hole,
+                                           Access access) = 0;
   virtual Task<Status> fsync(InodeNumber inode, bool data_only) = 0;
   virtual Task<Status> sync_everything() = 0;
 

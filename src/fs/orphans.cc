@@ -238,7 +238,10 @@ Task<Status> Orphans::free_inode(InodeNumber inode, BlockRef block) {
   auto reservation = co_await core_.log.reserve(operation_log_bytes, true);
   if (!reservation) co_return fail(std::move(reservation).error());
   CO_TRY_STATUS(co_await make_room(2));
-  CO_TRY(const XattrBlock xattrs, co_await load_xattrs(core_, block));
+  auto loaded = co_await load_xattrs(core_, block);
+  if (!loaded && loaded.error().code != Errc::corrupt) co_return fail(std::move(loaded).error());
+  if (!loaded) log_error(absl::StrCat(loaded.error().message(), "; its space stays in use"));
+  const XattrBlock xattrs = loaded ? std::move(*loaded) : XattrBlock();
   std::vector<std::uint64_t> numbers = pieces_to_free(block.bytes());
   auto pieces = co_await core_.allocator->pin_numbers(std::move(numbers));
   if (!pieces) co_return fail(std::move(pieces).error());
@@ -291,8 +294,7 @@ FreedInode free_inode_in(Core& core, Transaction& transaction, const BlockRef& b
                          piece_with(format::piece_of(Unit::small_block, view.small(page))),
                          Unit::small_block, view.small(page), 0);
   }
-  if (view.xattr_block() != 0) {
-    CHECK(xattrs);
+  if (xattrs) {
     core.allocator->free(transaction,
                          piece_with(format::piece_of(Unit::directory_block, view.xattr_block())),
                          Unit::directory_block, view.xattr_block(), xattrs->version() + 1);

@@ -72,7 +72,7 @@ Task<Status> punch_data(Core& core, InodeNumber inode, std::uint64_t offset, std
   CO_TRY(const BlockRef block, co_await core.load_inode(inode));
   FileState& file = core.file(inode);
   const std::uint64_t size = size_of(block.bytes(), &file);
-  will_be_dirty(core, file);
+  touch(core, file, InodeView(block.bytes()).mtime());
   if (size > format::inline_max) leave_inline(core, file, block.bytes());
   const Map map(block.bytes(), &file);
   const auto zero = [&](std::uint64_t from, std::uint64_t to) {
@@ -84,10 +84,7 @@ Task<Status> punch_data(Core& core, InodeNumber inode, std::uint64_t offset, std
   } else {
     const std::uint64_t first = page_up(offset);
     const std::uint64_t last = end >= size ? page_up(end) : page_down(end);
-    zero(offset, std::min(first, end));
-    zero(std::max(last, first), end);
     if (first < last) {
-      file.dirty.erase(first, last);
       CO_TRY_STATUS(co_await free_small(core, file, block, first / block_size,
                                         std::min<std::uint64_t>(last / block_size, small_count),
                                         for_revoke));
@@ -96,10 +93,13 @@ Task<Status> punch_data(Core& core, InodeNumber inode, std::uint64_t offset, std
         file.space_changed = true;
         CO_TRY_STATUS(co_await core.disk.discard(where, last - first, core.lease));
       }
+      // Not before: what is dirty must not be lost if that fails.
+      file.dirty.erase(first, last);
     }
+    zero(offset, std::min(first, end));
+    zero(std::max(last, first), end);
   }
   core.account(file);
-  touch(core, file, InodeView(block.bytes()).mtime());
   co_return Status();
 }
 
@@ -109,8 +109,8 @@ Task<Status> reserve_data(Core& core, InodeNumber inode, std::uint64_t offset, s
   FileState& file = core.file(inode);
   const std::uint64_t before = size_of(block.bytes(), &file);
   const std::uint64_t after = keep_size ? before : std::max(before, end);
+  touch(core, file, InodeView(block.bytes()).mtime());
   if (end > before) CO_TRY_STATUS(co_await clear_tail(core, file, block));
-  will_be_dirty(core, file);
   if (std::max(end, before) > format::inline_max) leave_inline(core, file, block.bytes());
   const Map map(block.bytes(), &file);
   if (map.segment() != 0 || std::max(end, before) > small_limit) {
@@ -132,7 +132,6 @@ Task<Status> reserve_data(Core& core, InodeNumber inode, std::uint64_t offset, s
   }
   if (after > before) file.size = after;
   core.account(file);
-  touch(core, file, InodeView(block.bytes()).mtime());
   co_return Status();
 }
 

@@ -8,12 +8,16 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "format/xattrs.h"
 #include "fs/allocator.h"
 #include "fs/core.h"
 
 namespace plumeria::fs {
+
+// What lets a program do more than who runs it (capabilities(7)).
+inline const std::string capability_name = "security.capability";
 
 struct XattrBlock {
   BlockRef block;  // empty: the inode has none yet

@@ -87,7 +87,6 @@ Task<Result<std::vector<std::string>>> FileSystem::listxattr(InodeNumber inode) 
 
 Task<Status> FileSystem::change_xattrs(InodeNumber inode, XattrEdit edit) {
   CO_TRY_STATUS(check_lost(inode));
-  CO_TRY_STATUS(co_await take_space(format::block_size));
   CO_TRY(wal::Reservation reservation, co_await begin_change());
   CO_TRY(const Pin pin, co_await core_.clerk.acquire(inode_lock(inode), Mode::exclusive));
   CO_TRY(const BlockRef block, co_await load_named(inode));
@@ -97,6 +96,7 @@ Task<Status> FileSystem::change_xattrs(InodeNumber inode, XattrEdit edit) {
   if (!format::fits(all.xattrs)) co_return fail(Errc::no_space);
   std::optional<PinnedPiece> piece;
   if (!all.block && !all.xattrs.empty()) {
+    CO_TRY_STATUS(co_await take_space(format::block_size));
     Needs needs;
     needs.directory_blocks = 1;
     CO_TRY(piece, co_await allocator_.pin(needs));
@@ -160,7 +160,7 @@ Task<Result<XattrBlock>> FileSystem::follow_attributes(BlockRef block, Changes c
       list->second = encode_acl(acl);
     }
   }
-  if (changes.kill_suid) all.xattrs.erase("security.capability");
+  if (changes.kill_suid) all.xattrs.erase(capability_name);
   co_return all;
 }
 

@@ -67,7 +67,8 @@ fuse_attr encode(const fs::Attributes& attributes) {
 fuse_entry_out encode_entry(const fs::Attributes& attributes, Validity validity) {
   fuse_entry_out out{};
   out.nodeid = raw(attributes.inode);
-  out.generation = attributes.generation;
+  // The kernel has made its root by itself, with generation 0.
+  out.generation = attributes.inode == fs::root_inode ? 0 : attributes.generation;
   out.entry_valid = validity.name ? cache_for_ever : 0;
   out.attr_valid = validity.attributes ? cache_for_ever : 0;
   out.attr = encode(attributes);

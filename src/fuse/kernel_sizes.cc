@@ -53,6 +53,11 @@ void KernelSizes::written_by(fs::InodeNumber inode, std::uint32_t thread, std::u
   found->second.will_be_at_least(thread, end);
 }
 
+void KernelSizes::cuts_pages(fs::InodeNumber inode, std::uint32_t thread) {
+  const auto found = sizes_.find(inode);
+  if (found != sizes_.end()) found->second.will_be_at_least(thread, 0);
+}
+
 void KernelSizes::heard_from(fs::InodeNumber inode, std::uint32_t thread) {
   const auto found = sizes_.find(inode);
   if (found != sizes_.end()) found->second.heard_from(thread);

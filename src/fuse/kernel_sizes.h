@@ -51,6 +51,9 @@ class KernelSizes {
   // A request of the thread for this inode: it has taken all replies of before. If it changes the
   // file, so have those who did that before: the kernel lets one at a time.
   void heard_from(fs::InodeNumber inode, std::uint32_t thread);
+  // When the thread takes our reply the kernel drops pages, whatever its size: nobody else may have
+  // brought newer ones by then, so the lock waits for it as for one that sets the size.
+  void cuts_pages(fs::InodeNumber inode, std::uint32_t thread);
   void changes_file(fs::InodeNumber inode);
   // Before a reply from which somebody may learn the size: whether the kernel believes in another.
   bool may_believe_in_more(fs::InodeNumber inode, std::uint64_t size) const;

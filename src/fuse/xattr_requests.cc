@@ -35,7 +35,9 @@ void XattrRequests::reply_value(const Request& request, std::uint32_t size,
 
 Task<void> XattrRequests::get(Request request, std::uint32_t size, std::string name) {
   if (cache_.sizes().is_ours(request.thread)) {
-    replies_.failed(request, ENODATA);  // It must not wait, and may do everything.
+    // It must not wait, and may do everything. Unlike ENODATA, this is not taken for an answer that
+    // could be kept for others.
+    replies_.failed(request, EAGAIN);
     return []() -> Task<void> { co_return; }();
   }
   return name.starts_with(acl_prefix) ? get_acl(request, size, std::move(name))

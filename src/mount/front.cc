@@ -163,12 +163,15 @@ Task<Result<fs::WriteReply>> Front::write(InodeNumber inode, std::uint64_t offse
       access);
 }
 Task<Status> Front::fallocate(InodeNumber inode, std::uint64_t offset, std::uint64_t length,
-                              std::uint32_t mode, Access access) {
+                              std::uint32_t mode, bool kill_suid, Access access) {
   return run<Status>(
-      [=](FileSystem& f) { return f.fallocate(inode, offset, length, mode, access); }, access);
+      [=](FileSystem& f) { return f.fallocate(inode, offset, length, mode, kill_suid, access); },
+      access);
 }
-Task<Result<std::uint64_t>> Front::seek(InodeNumber inode, std::uint64_t offset, bool hole) {
-  return run<Result<std::uint64_t>>([=](FileSystem& f) { return f.seek(inode, offset, hole); });
+Task<Result<std::uint64_t>> Front::seek(InodeNumber inode, std::uint64_t offset, bool hole,
+                                        Access access) {
+  return run<Result<std::uint64_t>>(
+      [=](FileSystem& f) { return f.seek(inode, offset, hole, access); }, access);
 }
 Task<Status> Front::fsync(InodeNumber inode, bool data_only) {
   return run<Status>([=](FileSystem& f) { return f.fsync(inode, data_only); });

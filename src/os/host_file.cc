@@ -31,6 +31,8 @@ Errc code_of(int error_number) {
       return Errc::read_only;
     case EEXIST:
       return Errc::exist;
+    case EOPNOTSUPP:
+      return Errc::not_supported;
     default:
       return Errc::io;
   }

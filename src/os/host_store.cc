@@ -337,6 +337,9 @@ Task<Status> HostStore::preallocate(Address from, std::uint64_t length, LeaseNum
   if (end > state.segment_max) {
     co_return fail(Errc::file_too_big, absl::StrCat("segment ", disk::to_string(from)));
   }
+  // Else the host fills the disk before it says that there is not enough, and others get nothing.
+  CO_TRY(const disk::Usage room, co_await usage());
+  if (room.available < length) co_return fail(Errc::no_space, state.path);
   CO_TRY(const SegmentFilePointer file, state.find_or_make(from.segment));
   const std::uint64_t length_before = file->length;
   const State::UnderWay guard(state, lease);

@@ -269,7 +269,6 @@ Status StoreDirectory::begin_incarnation() {
 
 Status StoreDirectory::mark_clean() {
   TRY_STATUS(state_->write(encode_state(incarnation_, true)));
-  (void)!::ftruncate(lock_.get(), 0);
   lock_.reset();
   return {};
 }

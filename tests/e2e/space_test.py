@@ -118,6 +118,8 @@ class Space(harness.SharedCase):
         self.assertEqual(os.stat(self.b / "f").st_blocks, MIB // 2 // 512)
         fallocate(fd, 0, 0, 2 * MIB)
         self.assertEqual(os.stat(self.b / "f").st_blocks, (2 * MIB + MIB // 2) // 512)
+        os.ftruncate(fd, MIB)
+        self.assertEqual(os.stat(self.b / "f").st_blocks, MIB // 512)
         os.ftruncate(fd, 0)
         self.assertEqual(os.stat(self.b / "f").st_blocks, 0)
 
@@ -132,6 +134,19 @@ class Space(harness.SharedCase):
             fallocate(self.open(self.b / "f"), ZERO, 0, PAGE)
             self.assertEqual(mapping[:PAGE], bytes(PAGE))
             self.assertEqual(mapping[2 * PAGE], ord("x"))
+
+    def test_set_ids_go_when_somebody_without_rights_changes_the_space(self):
+        for folder in (self.world.folder, self.world.folder.parent):
+            os.chmod(folder, 0o711)
+        (self.a / "f").write_bytes(b"x" * 2 * PAGE)
+        for mode in (0, PUNCH | KEEP, ZERO | KEEP):
+            os.chmod(self.a / "f", 0o6777)
+            os.seteuid(65534)
+            try:
+                fallocate(self.open(self.b / "f"), mode, 0, PAGE)
+            finally:
+                os.seteuid(0)
+            self.assertEqual(os.stat(self.a / "f").st_mode & 0o7777, 0o777)
 
     def test_copies_between_files(self):
         data = random.Random(1).randbytes(300_000)

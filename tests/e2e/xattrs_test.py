@@ -186,6 +186,16 @@ class Xattrs(harness.SharedCase):
         os.removexattr(self.a / "d", DEFAULT)
         self.assertEqual(os.listxattr(self.b / "d"), [])
 
+    def test_a_list_that_is_too_long_to_be_inherited_twice(self):
+        os.mkdir(self.a / "d")
+        named = [(USER, 7, 10_000 + i) for i in range(300)]
+        os.setxattr(self.a / "d", DEFAULT,
+                    acl((OWNER, 7), *named, (OWNING_GROUP, 5), (MASK, 7), (OTHER, 0)))
+        make(self.b / "d" / "f")
+        self.assertEqual(len(entries_of(os.getxattr(self.a / "d" / "f", ACCESS))), 304)
+        self.fails(errno.ENOSPC, os.mkdir, self.b / "d" / "sub")
+        self.assertEqual(os.listdir(self.a / "d"), ["f"])
+
     def test_set_ids_and_capabilities_go_when_others_write(self):
         make(self.a / "f", b"1", 0o777)
         capability = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)

@@ -89,11 +89,11 @@ class FakeFs final : public fs::Operations, private Giver {
   Task<Result<fs::WriteReply>> write_mapped(fs::InodeNumber inode, std::uint64_t offset,
                                             SharedBytes data, bool kill_suid,
                                             fs::Access access) override;
-  Task<Status> fallocate(fs::InodeNumber, std::uint64_t, std::uint64_t, std::uint32_t,
+  Task<Status> fallocate(fs::InodeNumber, std::uint64_t, std::uint64_t, std::uint32_t, bool,
                          fs::Access) override {
     co_return fail(Errc::not_supported);
   }
-  Task<Result<std::uint64_t>> seek(fs::InodeNumber, std::uint64_t, bool) override {
+  Task<Result<std::uint64_t>> seek(fs::InodeNumber, std::uint64_t, bool, fs::Access) override {
     co_return fail(Errc::not_supported);
   }
   Task<Status> fsync(fs::InodeNumber inode, bool data_only) override;
