@@ -264,20 +264,43 @@ void Inventory::add_node(Node node) {
 
 Result<std::uint64_t> Inventory::take(Unit unit) {
   const std::uint64_t count = format::units_per_piece(unit);
-  std::uint64_t& next = taken_[unit];
+  std::uint64_t& next = next_[unit];
   for (next = std::max<std::uint64_t>(next, 1); next < format::piece_limit * count; ++next) {
-    const std::uint64_t piece = format::piece_of(unit, next);
-    if (!pieces_.contains(piece) && piece < untouched_piece_) {
-      next = (piece + 1) * count - 1;  // It does not tell what is free in it.
+    const std::uint64_t number = format::piece_of(unit, next);
+    if (!pieces_.contains(number) && number < untouched_piece_) {
+      next = (number + 1) * count - 1;  // It does not tell what is free in it.
       continue;
     }
     const bool used = unit == Unit::inode ? find(next) != nullptr || lost_.contains(next) ||
                                                 damaged_inodes_.contains(next)
                                           : used_directory_blocks_.contains(next);
     if (used || is_marked(unit, next)) continue;
+    const auto [piece, is_new] = pieces_.try_emplace(number);
+    if (is_new) {
+      piece->second.resize(format::block_size);
+      format::format_piece(piece->second, number, 1);
+    }
+    marked_pieces_.emplace(number, is_new);
+    format::PieceEditor(piece->second).set_used(unit, next, true);
     return next++;
   }
   return fail(Errc::no_space, "no allocation piece has room");
+}
+
+Task<Status> Inventory::write_marks(BlockWriter& writer) {
+  CO_TRY_STATUS(co_await writer.settle());
+  for (const auto& [number, is_new] : marked_pieces_) {
+    Bytes& piece = pieces_[number];
+    Bytes block = piece;
+    if (is_new) {
+      CO_TRY_STATUS(co_await writer.replace(format::piece_block(number), std::move(block)));
+    } else {
+      CO_TRY_STATUS(co_await writer.change(format::piece_block(number), std::move(block)));
+      format::set_version(piece, format::version_of(piece) + 1);
+    }
+  }
+  marked_pieces_.clear();
+  co_return co_await writer.settle();
 }
 
 }  // namespace plumeria::check

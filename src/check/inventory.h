@@ -92,8 +92,11 @@ class Inventory {
 
   // Blocks in use, for take(): the trees of directories are added as they are read.
   void use_directory_block(std::uint64_t number) { used_directory_blocks_.insert(number); }
-  // A number that nothing uses and no piece has marked. Each only once.
+  // A number that nothing uses and no piece has marked; it is marked then. Each only once.
   Result<std::uint64_t> take(format::Unit unit);
+  // Makes the marks of what was taken durable, and everything else. To be called before anything
+  // leads there: a mount of a store that is only half repaired must not take it once more.
+  Task<Status> write_marks(BlockWriter& writer);
   void add_node(Node node);
 
  private:
@@ -128,7 +131,8 @@ class Inventory {
   std::map<format::BlockId, Bytes> put_right_;
   std::vector<InodeChange> changes_;
   std::uint64_t untouched_piece_ = 0;            // it and all after it have nothing
-  std::map<format::Unit, std::uint64_t> taken_;  // take() goes on behind it
+  std::map<format::Unit, std::uint64_t> next_;   // where take() looks first
+  std::map<std::uint64_t, bool> marked_pieces_;  // not written yet; whether they are new
 };
 
 }  // namespace plumeria::check

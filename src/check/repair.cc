@@ -371,6 +371,7 @@ Task<Status> Repairer::make_anew(Node& node, std::vector<Entry> entries) {
            co_await next_version(Unit::directory_block, format::directory_block(place.number)));
     directory_blocks_.insert(place.number);
   }
+  CO_TRY_STATUS(co_await inventory_.write_marks(*writer_));
   auto blocks = tree.encode(node.number, places);
   for (auto& [id, block] : blocks) CO_TRY_STATUS(co_await writer_->replace(id, std::move(block)));
   node.directory_levels = tree.levels();
@@ -403,6 +404,7 @@ Task<Result<std::uint64_t>> Repairer::lost_and_found() {
   CO_TRY(node.number, inventory_.take(Unit::inode));
   CO_TRY(const std::uint64_t version,
          co_await next_version(Unit::inode, format::inode_block(node.number)));
+  CO_TRY_STATUS(co_await inventory_.write_marks(*writer_));
   // For the administrator alone: the directories above may have hidden what comes in. Without links
   // until an entry leads to it, so that it is free again if we do not get there.
   Bytes block = new_directory(node.number, version, 0700);
