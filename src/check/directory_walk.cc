@@ -8,6 +8,7 @@
 
 #include "format/directory.h"
 #include "format/inode.h"
+#include "format/piece.h"
 
 namespace plumeria::check {
 namespace {
@@ -29,13 +30,21 @@ Task<Status> DirectoryWalk::walk(DirectoryPlace directory) {
     CO_TRY(const std::vector<Bytes> blocks, co_await reader_.blocks(std::move(ids)));
     const ListPlace in_inode{0, 0, cookie_end};
     visitor_.list(in_inode, format::InodeView(blocks.front()).inline_area());
-  } else if (visitor_.use_block(directory.root)) {
+  } else if (use(directory.root)) {
     std::vector<format::BlockId> ids{format::directory_block(directory.root)};
     CO_TRY(std::vector<Bytes> blocks, co_await reader_.blocks(std::move(ids)));
     const Part root{directory.root, directory.levels, 0, cookie_end};
     CO_TRY_STATUS(co_await walk_part(root, std::move(blocks.front())));
   }
   co_return Status{};
+}
+
+bool DirectoryWalk::use(std::uint64_t block) {
+  if (block != 0 && format::piece_of(format::Unit::directory_block, block) < format::piece_limit) {
+    return visitor_.use_block(block);
+  }
+  visitor_.fault(absl::StrCat("directory ", directory_, " has block ", block, ", which cannot be"));
+  return false;
 }
 
 // What must be right before the block's content can be looked at.
@@ -83,7 +92,7 @@ Task<Status> DirectoryWalk::walk_part(Part part, Bytes block) {
       visitor_.fault(absl::StrCat(to_string(format::directory_block(part.block)), " has child ", i,
                                   " out of order"));
     }
-    if (visitor_.use_block(child.block)) parts.push_back(below);
+    if (use(child.block)) parts.push_back(below);
   }
   for (std::size_t from = 0; from < parts.size(); from += blocks_at_once) {
     const std::size_t to = std::min(parts.size(), from + blocks_at_once);

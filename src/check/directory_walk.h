@@ -51,6 +51,7 @@ class DirectoryWalk {
     std::uint64_t low = 0, high = 0;
   };
   Task<Status> walk_part(Part part, Bytes block);
+  bool use(std::uint64_t block);
   Status check_block(const Part& part, ByteView block) const;
 
   StoreReader& reader_;

@@ -17,9 +17,29 @@ using format::OrphanKind;
 using format::Unit;
 
 constexpr std::uint64_t version_max = 1ull << 56;  // no store lives so long
+constexpr std::uint64_t attempts_max = 10'000;     // to find one wrong bit: some minutes
 
 std::string segment_name(std::uint64_t segment) {
   return absl::StrCat("data segment ", absl::Hex(segment));
+}
+
+// Also of a type that there is.
+Status check_inode(ByteView block, std::uint64_t number) {
+  TRY_STATUS(format::check_inode(block, number));
+  const std::uint32_t mode = InodeView(block).mode();
+  switch (mode & ~07777u) {
+    case 0010000:  // FIFO
+    case 0020000:  // character device
+    case 0040000:  // directory
+    case 0060000:  // block device
+    case 0100000:  // regular file
+    case 0120000:  // symbolic link
+    case 0140000:  // socket
+      return {};
+    default:
+      if (mode == 0) return {};
+      return fail(Errc::corrupt, absl::StrCat("inode ", number, " (impossible type)"));
+  }
 }
 
 }  // namespace
@@ -37,6 +57,8 @@ void Inventory::show_progress(std::string_view phase, std::uint64_t done) {
 Result<ByteView> Inventory::whole(BlockId id, ByteView block) {
   const Status status = format::verify(block, id);
   if (status) return block;
+  if (attempts_ == attempts_max) return fail(status.error());
+  ++attempts_;
   std::optional<Bytes> right = without_flipped_bit(block, id);
   if (!right) return fail(status.error());
   account_.repaired(absl::StrCat(to_string(id), ": one bit was wrong"));
@@ -85,7 +107,7 @@ void Inventory::see_inode(BlockId id, ByteView block) {
   const std::uint64_t piece = format::piece_of(Unit::inode, id.number);
   untouched_piece_ = std::max(untouched_piece_, piece + 1);
   const Result<ByteView> good = whole(id, block);
-  const Status status = good ? format::check_inode(*good, id.number) : fail(good.error());
+  const Status status = good ? check_inode(*good, id.number) : fail(good.error());
   if (!status) {
     damaged_inodes_.emplace(id.number, claimed_version(block));
     if (pieces_.contains(piece) && !is_marked(Unit::inode, id.number)) {

@@ -35,7 +35,9 @@ constexpr std::uint64_t root_inode = 1;
 // The directory block that holds an inode's extended attributes; 0: none. Nothing else of the
 // repair knows where that is written.
 inline std::uint64_t attributes_block(ByteView inode) {
-  return load<std::uint64_t>(inode.data() + 104);
+  const auto number = load<std::uint64_t>(inode.data() + 104);
+  const std::uint64_t piece = format::piece_of(format::Unit::directory_block, number);
+  return piece < format::piece_limit ? number : 0;
 }
 
 // The version that a block tells. 0 if it tells none, or one that can only come from damage: then
@@ -129,6 +131,7 @@ class Inventory {
   absl::flat_hash_set<std::uint64_t> used_directory_blocks_;
   absl::flat_hash_set<std::uint64_t> orphan_inodes_, orphan_segments_;
   std::map<format::BlockId, Bytes> put_right_;
+  std::uint64_t attempts_ = 0;  // to put a block right
   std::vector<InodeChange> changes_;
   std::uint64_t untouched_piece_ = 0;            // it and all after it have nothing
   std::map<format::Unit, std::uint64_t> next_;   // where take() looks first
