@@ -29,6 +29,9 @@ class Collector final : public DirectoryVisitor {
     DirectoryContents::List list{.block = place.block};
     listed_.insert(place.block);
     for (const format::EntryView& entry : format::sorted_entries(area)) {
+      if (!list.entries.empty() && list.entries.back().cookie == entry.cookie) {
+        fault(absl::StrCat(to_string(place, directory_), " has cookie ", entry.cookie, " twice"));
+      }
       list.entries.push_back({entry.cookie, entry.inode, entry.type, std::string(entry.name)});
       if (entry.cookie >= place.low && entry.cookie < place.high) continue;
       fault(absl::StrCat(to_string(place, directory_), " has cookie ", entry.cookie,

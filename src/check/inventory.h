@@ -56,10 +56,11 @@ struct Node {
 
   // As they should be. `place`: the directory whose entry for this directory stays (tree_plan.h).
   std::uint64_t place = 0;
-  std::uint64_t entries = 0;
+  std::uint64_t entries = 0, entries_gone = 0;
   std::uint32_t references = 0;      // entries that name it, and stay
   std::uint32_t subdirectories = 0;  // entries in it that name directories, and stay
   bool is_orphan = false;            // deleted, to be freed
+  bool is_found = false;             // no entry led to it; it comes into lost+found
 
   bool is_directory() const { return (mode & 0170000) == 0040000; }
 };

@@ -322,6 +322,17 @@ TEST_F(RepairTest, AnEntryThatStandsTwiceInAnOrphanListGoes) {
   EXPECT_EQ(format::orphan_at(peek(orphan_list), 7).number, orphan);
 }
 
+TEST_F(RepairTest, OfTwoEntriesWithOneCookieTheGoodOneStays) {
+  edit_inode(root, [](InodeEditor& inode) {
+    const std::uint64_t cookie = format::cookie_base("file", hash_seed);
+    format::insert_entry(inode.inline_area(), {cookie, 100, 8, "ghost"});
+    inode.directory_entries(7);
+  });
+  repair_all();
+  EXPECT_THAT(lines, Contains("lost: directory 1, entry \"ghost\": inode 100 is free"));
+  EXPECT_EQ(names_in(root), whole_root);
+}
+
 TEST_F(RepairTest, ACircleOfDirectoriesComesIntoLostAndFound) {
   make_circle();
   repair_all();

@@ -125,6 +125,8 @@ Exit run_repair(Runtime& runtime, const Arguments& arguments, const std::string&
   auto disk = os::HostStore::open(runtime.executor, runtime.pool, path, {});
   if (!disk) return complain(disk.error());
   Progress progress(runtime.executor);
+  // Each line is out before what it tells is written, whoever reads it, and whatever happens.
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
   runtime.on_signal([&progress](int) { progress.end(); });
   check::RepairOptions options;
   options.observer = &progress;

@@ -1,5 +1,5 @@
 // How the last server of a store ended: the register `server_end_register`. After anything but a
-// clean end the logs of all slots are replayed (docs/protocol.md, "Start of a server").
+// clean end the logs of all slots are replayed (serve/server.h).
 #pragma once
 
 #include <absl/strings/str_cat.h>
