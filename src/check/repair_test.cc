@@ -407,10 +407,19 @@ TEST_F(LoggedRepairTest, ADeltaOfABlockWithAFlippedBitIsApplied) {
   EXPECT_THAT(lines, Contains("repaired: inode 2 had 7 links, counted are 2"));
 }
 
+TEST_F(LoggedRepairTest, TheFirstHeaderOfALogFollowsFromItsFirstChunk) {
+  leave_log();
+  fill_with_noise(format::log_header_block(slot, 1));
+  repair_all();
+  EXPECT_THAT(lines, Contains("repaired: log of slot 5, block 1: written again, as its first chunk "
+                              "tells it"));
+  EXPECT_THAT(lines, Contains("repaired: inode 2 had 7 links, counted are 2"));
+}
+
 TEST_F(LoggedRepairTest, ADamagedLogIsGivenUp) {
   leave_log();
-  const BlockId header = format::log_header_block(slot, 1);
-  fill_with_noise(header);
+  fill_with_noise(format::log_header_block(slot, 0));
+  fill_with_noise(format::log_header_block(slot, 1));
   repair_all();
   EXPECT_THAT(lines, Contains(AllOf(HasSubstr("lost: log of slot 5"), HasSubstr("given up"))));
   EXPECT_EQ(links_of(file), 2u) << "nothing of it was applied";

@@ -104,15 +104,31 @@ Task<Result<bool>> SoleOwner::put_flipped_bit_right(BlockId id) {
   co_return true;
 }
 
+// As far as that is possible.
+Task<Status> SoleOwner::put_headers_right(std::uint32_t slot, std::uint64_t log_size) {
+  for (std::uint64_t i = 0; i < format::log_header_blocks; ++i) {
+    const BlockId header = format::log_header_block(slot, i);
+    CO_TRY_STATUS(co_await put_flipped_bit_right(header));
+  }
+  const LeaseRecord* owner = owner_of(slot);
+  if (owner == nullptr) co_return Status{};
+  const auto lost = co_await wal::lost_first_header(disk_, slot, log_size, owner->lease);
+  if (!lost && lost.error().code != Errc::corrupt) co_return fail(lost.error());
+  if (!lost || !*lost) co_return Status{};
+  const BlockId id = format::log_header_block(slot, (*lost)->generation);
+  account_.repaired(absl::StrCat(to_string(id), ": written again, as its first chunk tells it"));
+  SharedBytes block(format::encode_log_header(**lost));
+  CO_TRY_STATUS(
+      co_await disk_.write(address_of(id), std::move(block), lease_, disk::Durability::retain));
+  co_return co_await disk_.flush();
+}
+
 // Without those in which, damaged as they are, nothing counts.
 Task<Result<std::vector<std::uint32_t>>> SoleOwner::logs_that_count(
-    const std::vector<std::uint32_t>& slots) {
+    const std::vector<std::uint32_t>& slots, std::uint64_t log_size) {
   std::vector<std::uint32_t> counting;
   for (const std::uint32_t slot : slots) {
-    for (std::uint64_t i = 0; i < format::log_header_blocks; ++i) {
-      const BlockId header = format::log_header_block(slot, i);
-      CO_TRY_STATUS(co_await put_flipped_bit_right(header));
-    }
+    CO_TRY_STATUS(co_await put_headers_right(slot, log_size));
     auto log = co_await wal::read_log_header(disk_, slot);
     if (!log && log.error().code != Errc::corrupt) co_return fail(std::move(log).error());
     const LeaseRecord* owner = owner_of(slot);
@@ -175,7 +191,7 @@ Task<Status> SoleOwner::take_over_logs(std::uint64_t log_size) {
   for (const std::uint64_t segment : segments) {
     slots.push_back(static_cast<std::uint32_t>(segment - format::log_segment_base));
   }
-  CO_TRY(std::vector<std::uint32_t> counting, co_await logs_that_count(slots));
+  CO_TRY(std::vector<std::uint32_t> counting, co_await logs_that_count(slots, log_size));
   CO_TRY_STATUS(co_await replay(std::move(counting), log_size));
   CO_TRY_STATUS(co_await discard_damaged(slots));
   // All is in place: the leases are over, and ours gets a slot that a crash makes others replay.

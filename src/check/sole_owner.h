@@ -48,7 +48,9 @@ class SoleOwner {
  private:
   Task<Status> write_view();
   Task<Status> mark(bool open);
-  Task<Result<std::vector<std::uint32_t>>> logs_that_count(const std::vector<std::uint32_t>& slots);
+  Task<Status> put_headers_right(std::uint32_t slot, std::uint64_t log_size);
+  Task<Result<std::vector<std::uint32_t>>> logs_that_count(const std::vector<std::uint32_t>& slots,
+                                                           std::uint64_t log_size);
   Task<Status> replay(std::vector<std::uint32_t> slots, std::uint64_t log_size);
   Task<Status> discard_damaged(const std::vector<std::uint32_t>& slots);
   const lock::LeaseRecord* owner_of(std::uint32_t slot) const;
