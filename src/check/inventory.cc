@@ -138,13 +138,33 @@ void Inventory::see_inode(BlockId id, ByteView block) {
   if (inode.is_regular()) look_at_data(inode);
 }
 
-// What the inode says about its data, and what of it belongs to another one already.
+// Of two users of one place the one stays that was changed last: when the end of a log is lost, the
+// other may be a file that has let the place go.
+void Inventory::take_place(Places& places, std::uint64_t place, User user) {
+  const auto [entry, is_new] = places.emplace(place, user);
+  if (is_new) return;
+  User loser = user;
+  if (user.ctime > entry->second.ctime) std::swap(loser, entry->second);
+  const bool is_segment = loser.page == no_page;
+  account_.lost(absl::StrCat("inode ", loser.inode, ": ",
+                             is_segment ? segment_name(place) : absl::StrCat("small block ", place),
+                             " belongs to inode ", entry->second.inode,
+                             "; what it had there reads as zeros now"));
+  InodeChange& change = changes_[loser.inode];
+  if (is_segment) {
+    change.segment_goes = true;
+  } else {
+    change.pages |= 1u << loser.page;
+  }
+}
+
+// What the inode says about its data, and what of it belongs to another one.
 void Inventory::look_at_data(const InodeView& inode) {
-  InodeChange change{.number = inode.number()};
+  InodeChange change;
   const std::string name = absl::StrCat("inode ", inode.number());
   const bool is_inline = inode.inline_length() > 0;
   if (is_inline && (inode.has_small_blocks() || inode.data_segment() != 0)) {
-    account_.repaired(absl::StrCat(name, " had its data inline and in blocks: what is inline"));
+    account_.repaired(absl::StrCat(name, " had its data inline and in blocks: the former stay"));
     change.pages = ~std::uint32_t{0};
     change.segment_goes = true;
   }
@@ -153,33 +173,28 @@ void Inventory::look_at_data(const InodeView& inode) {
                                    " inline bytes, but its size is ", inode.size()));
     change.inline_is_cut = true;
   }
-  for (std::size_t page = 0; page < format::small_count; ++page) {
+  for (std::uint32_t page = 0; page < format::small_count; ++page) {
     const std::uint64_t number = inode.small(page);
     if (number == 0 || (change.pages >> page & 1) != 0) continue;
     if (page * format::block_size >= inode.size()) {
       account_.repaired(absl::StrCat(name, " had small block ", number, " beyond its end"));
       change.pages |= 1u << page;
-      continue;
+    } else if (format::piece_of(Unit::small_block, number) >= format::piece_limit) {
+      account_.lost(
+          absl::StrCat(name, ": small block ", number, " cannot be; its page reads as zeros now"));
+      change.pages |= 1u << page;
+    } else {
+      take_place(small_blocks_, number, {inode.number(), inode.ctime(), page});
     }
-    const bool possible = format::piece_of(Unit::small_block, number) < format::piece_limit;
-    const auto [user, is_new] = small_blocks_.emplace(number, inode.number());
-    if (possible && is_new) continue;
-    account_.lost(
-        absl::StrCat(name, ", page ", page, ": small block ", number,
-                     possible ? absl::StrCat(" belongs to inode ", user->second) : " cannot be",
-                     "; it reads as zeros now"));
-    change.pages |= 1u << page;
   }
   if (inode.data_segment() != 0 && !change.segment_goes) {
-    const auto [user, is_new] = segments_.emplace(inode.data_segment(), inode.number());
-    if (!is_new) {
-      account_.lost(absl::StrCat(name, ": ", segment_name(inode.data_segment()),
-                                 " belongs to inode ", user->second,
-                                 "; what it had there reads as zeros now"));
-      change.segment_goes = true;
-    }
+    take_place(segments_, inode.data_segment(), {inode.number(), inode.ctime(), no_page});
   }
-  if (change.pages != 0 || change.segment_goes || change.inline_is_cut) changes_.push_back(change);
+  if (change.pages == 0 && !change.segment_goes && !change.inline_is_cut) return;
+  InodeChange& all = changes_[inode.number()];
+  all.pages |= change.pages;
+  all.segment_goes |= change.segment_goes;
+  all.inline_is_cut |= change.inline_is_cut;
 }
 
 // In use, says the piece, but nothing is written there.
@@ -250,8 +265,8 @@ Task<Status> Inventory::write_back(BlockWriter& writer) {
   }
   put_right_.clear();
   CO_TRY_STATUS(co_await writer.settle());
-  for (const InodeChange& change : changes_) {
-    std::vector<BlockId> ids{format::inode_block(change.number)};
+  for (const auto& [number, change] : changes_) {
+    std::vector<BlockId> ids{format::inode_block(number)};
     CO_TRY(std::vector<Bytes> blocks, co_await reader_.blocks(std::move(ids)));
     Bytes block = std::move(blocks.front());
     const InodeView inode(block);
@@ -261,7 +276,7 @@ Task<Status> Inventory::write_back(BlockWriter& writer) {
     }
     if (change.segment_goes) editor.data_segment(0);
     if (change.inline_is_cut) editor.inline_length(static_cast<std::uint32_t>(inode.size()));
-    CO_TRY_STATUS(co_await writer.change(format::inode_block(change.number), std::move(block)));
+    CO_TRY_STATUS(co_await writer.change(format::inode_block(number), std::move(block)));
   }
   changes_.clear();
   co_return co_await writer.settle();

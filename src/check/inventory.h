@@ -4,7 +4,8 @@
 // scan() reads; what it finds wrong it tells, and it remembers the blocks that have to be written
 // for that. write_back() writes them. In between nothing else may be done.
 //
-// Memory      About 100 bytes for each inode, 16 for each leaf of a directory, 4 KiB a piece.
+// Memory      About 150 bytes for each inode, 40 for each small block, 16 for each leaf of a
+//             directory, 4 KiB a piece.
 // Ownership   Borrows reader and account.
 // Threads     The executor's.
 #pragma once
@@ -15,6 +16,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -103,8 +105,15 @@ class Inventory {
   void add_node(Node node);
 
  private:
+  // Who uses a small block or a data segment.
+  struct User {
+    std::uint64_t inode = 0;
+    std::int64_t ctime = 0;
+    std::uint32_t page = 0;  // no_page: it is a segment
+  };
+  static constexpr std::uint32_t no_page = ~std::uint32_t{0};
+  using Places = absl::flat_hash_map<std::uint64_t, User>;
   struct InodeChange {
-    std::uint64_t number = 0;
     std::uint32_t pages = 0;  // bit i: small block i goes
     bool segment_goes = false, inline_is_cut = false;
   };
@@ -116,6 +125,7 @@ class Inventory {
   void see_inode(format::BlockId id, ByteView block);
   void see_directory_block(format::BlockId id, ByteView block);
   void see_orphan_list(format::BlockId id, ByteView block, std::uint32_t slot);
+  void take_place(Places& places, std::uint64_t place, User user);
   void look_at_data(const format::InodeView& inode);
   void find_empty_inodes();
   Task<Status> scan_orphans();
@@ -128,15 +138,15 @@ class Inventory {
   absl::flat_hash_set<std::uint64_t> lost_, free_inodes_;
   std::map<std::uint64_t, Bytes> pieces_;
   std::vector<std::pair<std::uint64_t, std::uint64_t>> leaves_;  // directory, block; ascending
-  absl::flat_hash_map<std::uint64_t, std::uint64_t> small_blocks_, segments_;  // their inodes
+  Places small_blocks_, segments_;
   absl::flat_hash_set<std::uint64_t> used_directory_blocks_;
   absl::flat_hash_set<std::uint64_t> orphan_inodes_, orphan_segments_;
   std::map<format::BlockId, Bytes> put_right_;
-  std::uint64_t attempts_ = 0;  // to put a block right
-  std::vector<InodeChange> changes_;
-  std::uint64_t untouched_piece_ = 0;            // it and all after it have nothing
-  std::map<format::Unit, std::uint64_t> next_;   // where take() looks first
-  std::map<std::uint64_t, bool> marked_pieces_;  // not written yet; whether they are new
+  std::uint64_t attempts_ = 0;                    // to put a block right
+  std::map<std::uint64_t, InodeChange> changes_;  // by inode
+  std::uint64_t untouched_piece_ = 0;             // it and all after it have nothing
+  std::map<format::Unit, std::uint64_t> next_;    // where take() looks first
+  std::map<std::uint64_t, bool> marked_pieces_;   // not written yet; whether they are new
 };
 
 }  // namespace plumeria::check

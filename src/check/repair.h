@@ -4,7 +4,7 @@
 //
 //   1. ends all leases, replays all logs and empties them (sole_owner.h);
 //   2. reads all metadata (inventory.h). A block in which one bit is wrong is put right; any other
-//      damaged inode is lost;
+//      damaged inode is lost. Of two that use one block the one that was changed last keeps it;
 //   3. decides where each directory hangs (tree_plan.h), takes away entries that lead nowhere, and
 //      makes damaged indexes anew from the leaves that are left;
 //   4. what no entry leads to any more goes into /lost+found, as #NUMBER;
@@ -21,7 +21,7 @@
 // have
 //                no checksums.
 // Requires       Nobody else has the disk.
-// Memory         See inventory.h, and the entries of the largest directory.
+// Memory         See inventory.h, and the entries of the largest directory twice.
 // Errors         Errc::interrupted when the observer wants the end; Errc::corrupt, not_a_store and
 //                version when it cannot be repaired; those of the disk. To be begun again after all
 //                but these three.

@@ -340,15 +340,24 @@ TEST_F(RepairTest, ACircleOfDirectoriesComesIntoLostAndFound) {
   EXPECT_EQ(names_in(directory).size(), names);
 }
 
-TEST_F(RepairTest, OfTwoUsersOfASmallBlockTheFirstKeepsIt) {
-  edit_inode(linked, [](InodeEditor& inode) {
-    inode.size(4096);
-    inode.small(0, 10);
-  });
-  repair_all();
-  EXPECT_THAT(lines, Contains("lost: inode 6, page 0: small block 10 belongs to inode 5; it reads "
-                              "as zeros now"));
-  EXPECT_EQ(InodeView(peek(format::inode_block(small_file))).small(0), 0u);
+TEST_F(RepairTest, OfTwoUsersOfASmallBlockTheOneThatWasChangedLastKeepsIt) {
+  const wal::TestDisk::Contents whole = disk.visible();
+  for (const std::uint64_t winner : {linked, small_file}) {
+    const std::uint64_t loser = linked + small_file - winner;
+    disk.visible() = whole;
+    edit_inode(linked, [](InodeEditor& inode) {
+      inode.size(4096);
+      inode.small(0, 10);
+    });
+    edit_inode(winner, [](InodeEditor& inode) { inode.ctime(5); });
+    lines.clear();
+    repair_all();
+    EXPECT_THAT(
+        lines, ElementsAre(absl::StrCat("lost: inode ", loser, ": small block 10 belongs to inode ",
+                                        winner, "; what it had there reads as zeros now")));
+    EXPECT_EQ(InodeView(peek(format::inode_block(loser))).small(0), 0u);
+    EXPECT_EQ(InodeView(peek(format::inode_block(winner))).small(0), 10u);
+  }
 }
 
 // ---- Logs and leases ----
