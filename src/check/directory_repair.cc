@@ -209,6 +209,7 @@ Task<Status> DirectoryRepair::make_anew(Node& node, std::vector<Entry> entries) 
   node.directory_levels = tree.levels();
   node.directory_root = places.empty() ? 0 : places.back().number;
   node.directory_entries = node.entries;
+  node.index_is_lost = false;
   CO_TRY(Bytes block, co_await parts_.read(format::inode_block(node.number)));
   InodeEditor inode(block);
   inode.directory_levels(node.directory_levels);

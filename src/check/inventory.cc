@@ -23,10 +23,11 @@ std::string segment_name(std::uint64_t segment) {
   return absl::StrCat("data segment ", absl::Hex(segment));
 }
 
-// Also of a type that there is.
+// Also of a type that there is, and of a number that is used.
 Status check_inode(ByteView block, std::uint64_t number) {
   TRY_STATUS(format::check_inode(block, number));
   const std::uint32_t mode = InodeView(block).mode();
+  if (mode != 0 && number == 0) return fail(Errc::corrupt, "inode 0 (in use)");
   switch (mode & ~07777u) {
     case 0010000:  // FIFO
     case 0020000:  // character device

@@ -30,6 +30,7 @@ using format::Unit;
 
 constexpr const char* lost_and_found_name = "lost+found";
 constexpr std::uint32_t directory_type = 0040000;
+
 std::string name_of(const Node& node) {
   return absl::StrCat(node.is_directory() ? "directory " : "inode ", node.number);
 }
@@ -187,10 +188,14 @@ void TreeRepair::tell_of_inode(const Node& node, std::uint32_t links, std::uint6
 
 Task<Status> TreeRepair::repair_inodes() {
   for (const Node& node : parts_.inventory.nodes()) {
-    if (node.is_orphan) continue;
     const bool is_directory = node.is_directory();
-    const std::uint32_t links = is_directory ? 2 + node.subdirectories : node.references;
-    const std::uint64_t parent = node.number == root_inode ? root_inode : node.place;
+    std::uint32_t links = is_directory ? 2 + node.subdirectories : node.references;
+    std::uint64_t parent = node.number == root_inode ? root_inode : node.place;
+    if (node.is_orphan) {
+      if (!parts_.inventory.orphan_inodes().contains(node.number)) continue;  // It becomes free.
+      links = 0;
+      parent = node.parent;
+    }
     const bool moves = is_directory && node.parent != parent;
     const bool miscounts = is_directory && node.directory_entries != node.entries;
     if (node.links == links && !moves && !miscounts) continue;

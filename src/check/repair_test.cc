@@ -290,6 +290,62 @@ TEST_F(RepairTest, WithoutTheRootsInodeEverythingComesIntoLostAndFound) {
   EXPECT_EQ(names_in(directory).size(), names);
 }
 
+TEST_F(RepairTest, OfARootWithAnIndexOnlyTheInodeIsLost) {
+  const BlockId leaf = format::directory_block(4);
+  const Bytes before = peek(format::inode_block(root));
+  edit(leaf, [&](MutableByteView block) {
+    format::format_leaf(block, root, 1, 0);
+    for (const auto& entry : format::sorted_entries(InodeView(before).inline_area())) {
+      format::insert_entry(format::leaf_area(block), entry);
+    }
+  });
+  edit_piece([](auto& piece) { piece.set_used(Unit::directory_block, 4, true); });
+  edit_inode(root, [&](InodeEditor& inode) {
+    inode.directory_root(leaf.number);
+    inode.directory_levels(1);
+    const MutableByteView area = inode.inline_area();
+    std::fill(area.begin(), area.end(), std::byte{0});
+  });
+  ASSERT_THAT(problems(), IsEmpty());
+  fill_with_noise(format::inode_block(root));
+  fill_with_noise(format::inode_block(directory));
+  repair_all();
+  EXPECT_THAT(lines, Contains("lost: names of directory 1; found are 6"));
+  Names names_left = names_in(root);
+  names_left.erase("lost+found");
+  Names wanted = whole_root;
+  wanted.erase("directory");
+  EXPECT_EQ(names_left, wanted);
+  EXPECT_THAT(lost_and_found(), UnorderedElementsAre(testing::Pair("#5", linked)));
+}
+
+TEST_F(RepairTest, WhatStandsInADeletedDirectoryComesIntoLostAndFound) {
+  edit_inode(orphan, [](InodeEditor& inode) {
+    inode.mode(directory_mode);
+    inode.directory_entries(1);
+    const std::string name = "small";
+    format::insert_entry(inode.inline_area(),
+                         {format::cookie_base(name, hash_seed), small_file, 8, name});
+  });
+  edit_inode(root, [](InodeEditor& inode) {
+    format::remove_entry(inode.inline_area(), format::cookie_base("small", hash_seed));
+    inode.directory_entries(5);
+  });
+  repair_all();
+  EXPECT_THAT(lost_and_found(), UnorderedElementsAre(testing::Pair("#6", small_file)));
+  EXPECT_EQ(links_of(orphan), 0u);
+}
+
+TEST_F(RepairTest, InodeZeroIsNotUsed) {
+  edit(format::inode_block(0), [](MutableByteView block) {
+    format::format_block(block, format::BlockType::inode, 0, 1);
+    InodeEditor(block).mode(file_mode);
+    InodeEditor(block).links(1);
+  });
+  repair_all();
+  EXPECT_EQ(names_in(root), whole_root);
+}
+
 TEST_F(RepairTest, APieceIsMadeAnewFromWhatIsInUse) {
   const Bytes before = peek(format::piece_block(0));
   for (const bool zeros : {false, true}) {
