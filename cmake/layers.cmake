@@ -3,7 +3,7 @@
 # Which tests this build folder has. The product's own ("") has all of them but the planted faults;
 # asan those of code that needs no kernel; tsan those of folders with threads; planted its own.
 set(PLUMERIA_VARIANT "" CACHE STRING "Prefix of the names of tests: empty, asan, tsan or planted")
-set(PLUMERIA_FOLDERS_WITH_THREADS os disk diskd fuse cli)
+set(PLUMERIA_FOLDERS_WITH_THREADS os bench disk diskd fuse cli)
 
 # Everything that the tests of this build folder run.
 add_custom_target(test_programs)

@@ -234,18 +234,20 @@ TEST_P(DamageTest, IsFoundAndHarmsNothingElse) {
               static_cast<unsigned long long>(failed_calls));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    OfEachKind, DamageTest,
-    testing::Combine(testing::Bool(), testing::Values("superblock", "piece", "inode",
-                                                      "directory leaf", "directory inner block",
-                                                      "orphan list", "log header", "log chunk")),
-    [](const auto& param_info) {
-      std::string name = std::get<1>(param_info.param);
-      for (char& c : name) {
-        if (c == ' ') c = '_';
-      }
-      return absl::StrCat(name, std::get<0>(param_info.param) ? "_clean" : "_crashed");
-    });
+INSTANTIATE_TEST_SUITE_P(OfEachKind, DamageTest,
+                         testing::Combine(testing::Bool(),
+                                          testing::Values("superblock", "piece", "inode",
+                                                          "directory leaf", "directory inner block",
+                                                          "orphan list", "log header", "log chunk",
+                                                          "extended attributes")),
+                         [](const auto& param_info) {
+                           std::string name = std::get<1>(param_info.param);
+                           for (char& c : name) {
+                             if (c == ' ') c = '_';
+                           }
+                           return absl::StrCat(
+                               name, std::get<0>(param_info.param) ? "_clean" : "_crashed");
+                         });
 
 }  // namespace
 }  // namespace plumeria::sim

@@ -66,6 +66,9 @@ inline Task<Status> make_tree(Kernel* kernel) {
   CO_TRY_STATUS(co_await write_file(kernel, "large", 300'000, false));
   CO_TRY_STATUS(co_await kernel->symlink("inline", "link"));
   CO_TRY_STATUS(co_await kernel->link("inline", "plain/hard"));
+  for (const char* path : {"inline", "plain", "large"}) {
+    CO_TRY_STATUS(co_await kernel->setxattr(path, "user.x", content(700, 7), 0));
+  }
   co_return co_await make_orphan(kernel);
 }
 
@@ -126,6 +129,11 @@ inline Task<View> look(Kernel* kernel) {
   for (std::uint64_t i = 0; i < tail_files; ++i) files.push_back(tail_name(i));
   for (const std::string& path : files) view[path] = co_await look_at_file(kernel, path);
   view["link"] = co_await look_at_link(kernel, "link");
+  for (std::string path : {"inline", "plain", "large"}) {
+    auto value = co_await kernel->getxattr(path, "user.x");
+    view[absl::StrCat("attribute of ", path)] =
+        !value ? error_text(value.error()) : absl::StrCat(*value ? checksum(**value) : 0);
+  }
   co_return view;
 }
 
@@ -179,7 +187,8 @@ inline const std::map<format::BlockType, std::string> kind_names{
     {format::BlockType::directory_leaf, "directory leaf"},
     {format::BlockType::directory_inner, "directory inner block"},
     {format::BlockType::orphan_list, "orphan list"},
-    {format::BlockType::log_header, "log header"}};
+    {format::BlockType::log_header, "log header"},
+    {format::BlockType::xattrs, "extended attributes"}};
 
 // The medium as kill -9 of the mount leaves it (the log has records, the orphan list an entry), or
 // as it is after a clean end; and what is seen on it.

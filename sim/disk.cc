@@ -160,6 +160,18 @@ class SimDisk::Handle final : public disk::VirtualDisk {
     co_return co_await reply.promise.future();
   }
 
+  Task<Result<std::uint64_t>> allocated(Segment segment) override {
+    Reply<Result<std::uint64_t>> reply = make_reply<Result<std::uint64_t>>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, segment, reply](std::uint64_t) {
+      const auto blocks = disk->current_.find(segment);
+      reply(blocks == disk->current_.end() ? 0 : blocks->second.size() * block_size);
+    });
+    disk_.begin(node_, DiskOperation::read, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
   Task<Result<std::optional<disk::Extent>>> next_extent(Segment segment,
                                                         std::uint64_t from) override {
     using Answer = Result<std::optional<disk::Extent>>;

@@ -2,6 +2,7 @@
 
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_split.h>
+#include <linux/falloc.h>
 
 #include <algorithm>
 
@@ -393,6 +394,39 @@ Task<Status> Kernel::chmod(std::string path, std::uint32_t mode) {
   co_return Status{};
 }
 
+Task<Result<std::optional<Bytes>>> Kernel::getxattr(std::string path, std::string name) {
+  CO_TRY(const InodeNumber inode, co_await must_find(path));
+  co_await request_time();
+  auto reply = co_await operations_->getxattr(inode, name);
+  if (!reply) co_return fail(std::move(reply).error());
+  co_return std::move(reply->value);
+}
+
+Task<Result<std::vector<std::string>>> Kernel::listxattr(std::string path) {
+  CO_TRY(const InodeNumber inode, co_await must_find(path));
+  co_await request_time();
+  co_return co_await operations_->listxattr(inode);
+}
+
+Task<Status> Kernel::setxattr(std::string path, std::string name, Bytes value,
+                              std::uint32_t flags) {
+  CO_TRY(const InodeNumber inode, co_await must_find(path));
+  auto guard = co_await inode_at(inode).changing.lock();
+  co_await request_time();
+  auto done = co_await operations_->setxattr(inode, name, std::move(value), flags, false);
+  forget_attributes(inode);
+  co_return done;
+}
+
+Task<Status> Kernel::removexattr(std::string path, std::string name) {
+  CO_TRY(const InodeNumber inode, co_await must_find(path));
+  auto guard = co_await inode_at(inode).changing.lock();
+  co_await request_time();
+  auto done = co_await operations_->removexattr(inode, name);
+  forget_attributes(inode);
+  co_return done;
+}
+
 // --- Requests that may be kept back --------------------------------------------------------------
 
 Task<fs::Access> Kernel::turn(InodeNumber number, RequestKind kind, std::shared_ptr<Kept>* kept) {
@@ -655,23 +689,27 @@ Task<Result<Bytes>> Kernel::fill_page(InodeNumber number, std::uint64_t offset,
                                       std::uint32_t size) {
   Inode& inode = inode_at(number);
   const std::uint64_t first = offset / page_size;
-  const std::uint64_t pages = random_.between(1, options_.read_ahead_pages);
+  const std::uint64_t wanted = random_.between(1, options_.read_ahead_pages);
   const std::uint64_t start = first * page_size;
-  const auto length = static_cast<std::uint32_t>(pages * page_size);
   co_await request_time();
   std::shared_ptr<Kept> kept;
+  std::uint64_t pages = 0, length = 0, writes_before = 0;
   Result<Bytes> reply;
   for (;;) {
     // A page's WRITE can be under way longer than the page is in the cache (fuse_readahead waits).
     const auto is_written = [&] {
       const auto written = inode.writing.lower_bound(first);
-      return written != inode.writing.end() && *written < first + pages;
+      return written != inode.writing.end() && *written < first + wanted;
     };
     while (is_written()) co_await inode.answered.next();
     const fs::Access access = co_await turn(number, RequestKind::read, &kept);
     if (access == fs::Access::normal) ++inode.reading;
     trace("sends READ", number, start);
-    reply = co_await operations_->read(number, start, length, access);
+    // It ends before the next page that is there (page_cache_ra_unbounded in Linux).
+    for (pages = 1; pages < wanted && !inode.pages.contains(first + pages);) ++pages;
+    length = pages * page_size;
+    writes_before = inode.writes_sent;
+    reply = co_await operations_->read(number, start, static_cast<std::uint32_t>(length), access);
     if (access == fs::Access::normal && --inode.reading == 0) inode.answered.notify_all();
     trace(access == fs::Access::normal ? "READ" : "READ under revoke", number, start);
     if (reply || reply.error().code != Errc::again) break;
@@ -688,7 +726,9 @@ Task<Result<Bytes>> Kernel::fill_page(InodeNumber number, std::uint64_t offset,
     inode.size = end;
     inode.size_valid = false;
   }
-  for (std::uint64_t i = 0; i < pages && i * page_size < reply->size(); ++i) {
+  // Linux keeps the pages locked while they are read, so that nobody has written to them since.
+  const bool may_fill = inode.writes_sent == writes_before;
+  for (std::uint64_t i = 0; may_fill && i < pages && i * page_size < reply->size(); ++i) {
     const auto [page, is_new] = inode.pages.try_emplace(first + i);
     if (!is_new) continue;  // A mapping or a WRITE was faster.
     const std::uint64_t part = std::min<std::uint64_t>(page_size, reply->size() - i * page_size);
@@ -727,6 +767,7 @@ Task<Status> Kernel::write_through(InodeNumber number, std::uint64_t offset, Byt
     std::shared_ptr<Kept> kept;
     const fs::Access access = co_await turn(number, RequestKind::write, &kept);
     trace("sends WRITE", number, offset);
+    ++inode.writes_sent;
     auto reply = co_await operations_->write(number, offset, bytes, append, false, access);
     trace(access == fs::Access::normal ? "WRITE" : "WRITE under revoke", number, offset);
     if (!reply && reply.error().code == Errc::again) {
@@ -808,6 +849,40 @@ Task<Status> Kernel::set_size(InodeNumber number, std::uint64_t size) {
     if (!reply) co_return fail(std::move(reply).error());
     co_return Status{};
   }
+}
+
+// As set_size(): what is dirty goes out first, what is zeroed is forgotten afterwards.
+Task<Status> Kernel::change_space(InodeNumber number, std::uint64_t offset, std::uint64_t length,
+                                  std::uint32_t mode) {
+  Inode& inode = inode_at(number);
+  auto guard = co_await inode.changing.lock();
+  CO_TRY_STATUS(co_await write_back(number));
+  for (;;) {
+    co_await request_time();
+    std::shared_ptr<Kept> kept;
+    const fs::Access access = co_await turn(number, RequestKind::truncate, &kept);
+    auto done = co_await operations_->fallocate(number, offset, length, mode, access);
+    trace(access == fs::Access::normal ? "fallocate" : "fallocate under revoke", number, offset);
+    const bool again = !done && done.error().code == Errc::again;
+    if (done) {
+      const bool zeroes = (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0;
+      if (zeroes) erase_pages(inode, offset, length);
+      if ((mode & FALLOC_FL_KEEP_SIZE) == 0) inode.size = std::max(inode.size, offset + length);
+      forget_attributes(number);
+    }
+    turn_over(kept);
+    inode.answered.notify_all();
+    if (!again) co_return done;
+    co_await repeat_later();
+  }
+}
+
+Task<Status> Kernel::fallocate(Descriptor descriptor, std::uint64_t offset, std::uint64_t length,
+                               std::uint32_t mode) {
+  ++count_.calls;
+  CO_TRY(const File file, file_of(descriptor));
+  if (!file.flags.writable) co_return fail(Errc::invalid);
+  co_return co_await change_space(file.inode, offset, length, mode);
 }
 
 Task<Status> Kernel::ftruncate(Descriptor descriptor, std::uint64_t size) {
@@ -934,6 +1009,7 @@ Task<Status> Kernel::write_back_page(InodeNumber number, std::uint64_t index) {
   for (;;) {
     std::shared_ptr<Kept> kept;
     const fs::Access access = co_await turn(number, RequestKind::write_page, &kept);
+    ++inode.writes_sent;
     trace("sends page", number, start);
     auto reply = co_await operations_->write_mapped(number, start, bytes, false, access);
     trace(access == fs::Access::normal ? "page written" : "page written under revoke", number,

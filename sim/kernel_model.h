@@ -86,6 +86,9 @@ class Kernel final : public mount::KernelCache {
   // The number of bytes written; with `append` the offset does not matter.
   Task<Result<std::uint64_t>> pwrite(Descriptor descriptor, std::uint64_t offset, Bytes data);
   Task<Status> ftruncate(Descriptor descriptor, std::uint64_t size);
+  // `mode` as fallocate(2).
+  Task<Status> fallocate(Descriptor descriptor, std::uint64_t offset, std::uint64_t length,
+                         std::uint32_t mode);
   Task<Status> fsync(Descriptor descriptor);
   Task<Result<Attributes>> fstat(Descriptor descriptor);
 
@@ -98,6 +101,11 @@ class Kernel final : public mount::KernelCache {
   Task<Result<Attributes>> stat(std::string path);
   Task<Status> truncate(std::string path, std::uint64_t size);
   Task<Status> chmod(std::string path, std::uint32_t mode);
+  // Nothing: there is no attribute of that name.
+  Task<Result<std::optional<Bytes>>> getxattr(std::string path, std::string name);
+  Task<Result<std::vector<std::string>>> listxattr(std::string path);
+  Task<Status> setxattr(std::string path, std::string name, Bytes value, std::uint32_t flags);
+  Task<Status> removexattr(std::string path, std::string name);
   Task<Status> mkdir(std::string path, std::uint32_t mode);
   Task<Status> rmdir(std::string path);
   Task<Status> unlink(std::string path);
@@ -159,6 +167,7 @@ class Kernel final : public mount::KernelCache {
     Mutex changing;                                      // i_rwsem, held by those who change
     std::uint32_t holds = 0, drops = 0;
     std::vector<std::shared_ptr<Kept>> kept;
+    std::uint64_t writes_sent = 0;
     std::set<std::uint64_t> writing;  // pages with a WRITE of a dirty page under way
     bool truncating = false;          // no dirty page is sent meanwhile
     std::uint32_t reading = 0;  // READs that the mount has not answered: their pages are locked
@@ -207,6 +216,8 @@ class Kernel final : public mount::KernelCache {
   static void copy_into_pages(Inode& inode, std::uint64_t offset, ByteView data);
   static void erase_pages(Inode& inode, std::uint64_t offset, std::uint64_t size);
   Task<Status> set_size(InodeNumber inode, std::uint64_t size);
+  Task<Status> change_space(InodeNumber number, std::uint64_t offset, std::uint64_t length,
+                            std::uint32_t mode);
   Task<Status> write_back(InodeNumber inode);
   Task<Status> write_back_page(InodeNumber inode, std::uint64_t page);
   Task<void> write_back_later(InodeNumber inode, Duration delay);

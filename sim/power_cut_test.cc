@@ -3,6 +3,8 @@
 #include <absl/strings/str_cat.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
 
 #include "sim/cluster.h"
 #include "sim/tree_run.h"
@@ -40,6 +42,8 @@ Task<Status> make_tree(Kernel* kernel) {
   CO_TRY_STATUS(co_await write_file(kernel, "a/small", filled(1000, 1)));
   CO_TRY_STATUS(co_await write_file(kernel, "a/middle", filled(30'000, 2)));
   CO_TRY_STATUS(co_await write_file(kernel, "b/large", filled(150'000, 3)));
+  CO_TRY_STATUS(co_await write_file(kernel, "b/described", filled(10, 6)));
+  CO_TRY_STATUS(co_await kernel->setxattr("b/described", "user.x", filled(2000, 7), 0));
   co_return co_await kernel->sync();
 }
 
@@ -75,6 +79,40 @@ Task<Status> append_to_file(Kernel* kernel) {
   CHECK(written == 50'000);
   CO_TRY_STATUS(co_await kernel->fsync(file));
   co_return co_await kernel->close(file);
+}
+
+// Of pages with small blocks, and of a data segment.
+Task<Status> punch_holes(Kernel* kernel, const char* path, std::uint64_t offset,
+                         std::uint64_t length) {
+  CO_TRY(const Descriptor file, co_await kernel->open(path, to_write(false), 0));
+  CO_TRY_STATUS(
+      co_await kernel->fallocate(file, offset, length, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE));
+  CO_TRY_STATUS(co_await kernel->fsync(file));
+  co_return co_await kernel->close(file);
+}
+Task<Status> punch_small_file(Kernel* kernel) {
+  return punch_holes(kernel, "a/middle", 4096, 8192);
+}
+Task<Status> punch_large_file(Kernel* kernel) {
+  return punch_holes(kernel, "b/large", 81920, 4096);
+}
+Task<Status> reserve_space(Kernel* kernel) {
+  CO_TRY(const Descriptor file, co_await kernel->open("a/small", to_write(false), 0));
+  CO_TRY_STATUS(co_await kernel->fallocate(file, 0, 200'000, 0));
+  CO_TRY_STATUS(co_await kernel->fsync(file));
+  co_return co_await kernel->close(file);
+}
+Task<Status> exchange(Kernel* kernel) {
+  CO_TRY_STATUS(co_await kernel->rename("a/small", "b/large", RENAME_EXCHANGE));
+  co_return co_await kernel->sync();
+}
+Task<Status> set_xattr(Kernel* kernel) {
+  CO_TRY_STATUS(co_await kernel->setxattr("a/small", "user.x", filled(3000, 5), 0));
+  co_return co_await kernel->sync();
+}
+Task<Status> remove_file_with_xattr(Kernel* kernel) {
+  CO_TRY_STATUS(co_await kernel->unlink("b/described"));
+  co_return co_await kernel->sync();
 }
 
 struct Case {
@@ -204,13 +242,15 @@ TEST_P(PowerCutTest, LeavesOneOfTheTwoTreesWhenServerAndMountDieTogether) {
   EXPECT_FALSE(cut) << "the operation never ends";
 }
 
-INSTANTIATE_TEST_SUITE_P(Operations, PowerCutTest,
-                         testing::Values(Case{"Create", create_file},
-                                         Case{"RenameOver", rename_over},
-                                         Case{"UnlinkOpen", unlink_open_file},
-                                         Case{"Truncate", truncate_file},
-                                         Case{"Append", append_to_file}),
-                         [](const auto& param_info) { return std::string(param_info.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Operations, PowerCutTest,
+    testing::Values(Case{"Create", create_file}, Case{"RenameOver", rename_over},
+                    Case{"UnlinkOpen", unlink_open_file}, Case{"Truncate", truncate_file},
+                    Case{"Append", append_to_file}, Case{"PunchSmall", punch_small_file},
+                    Case{"PunchLarge", punch_large_file}, Case{"Reserve", reserve_space},
+                    Case{"Exchange", exchange}, Case{"SetXattr", set_xattr},
+                    Case{"RemoveWithXattr", remove_file_with_xattr}),
+    [](const auto& param_info) { return std::string(param_info.param.name); });
 
 }  // namespace
 }  // namespace plumeria::sim

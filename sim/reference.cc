@@ -1,8 +1,12 @@
 #include "sim/reference.h"
 
+#include <linux/falloc.h>
+#include <sys/xattr.h>
+
 #include <algorithm>
 
 #include "base/number.h"
+#include "format/xattrs.h"
 
 namespace plumeria::sim {
 namespace {
@@ -355,6 +359,62 @@ Task<Result<Covered<std::vector<fs::DirectoryEntry>>>> ReferenceFileSystem::read
 
 Task<Result<fs::FileSystemStatistics>> ReferenceFileSystem::statfs() {
   co_return fs::FileSystemStatistics{};
+}
+Task<Status> ReferenceFileSystem::fallocate(InodeNumber inode, std::uint64_t offset,
+                                            std::uint64_t length, std::uint32_t mode, fs::Access) {
+  Node* node = find(inode);
+  if (node == nullptr) co_return fail(Errc::stale);
+  const std::uint64_t end = offset + length;
+  const bool keep = (mode & FALLOC_FL_KEEP_SIZE) != 0;
+  if (!keep && end > node->data.size()) node->data.resize(end);
+  if ((mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0) {
+    const std::uint64_t last = std::min<std::uint64_t>(end, node->data.size());
+    for (std::uint64_t at = offset; at < last; ++at) node->data[at] = std::byte{0};
+  }
+  node->attributes.size = node->data.size();
+  co_return Status();
+}
+Task<Result<std::uint64_t>> ReferenceFileSystem::seek(InodeNumber inode, std::uint64_t offset,
+                                                      bool hole) {
+  Node* node = find(inode);
+  if (node == nullptr) co_return fail(Errc::stale);
+  if (offset >= node->data.size()) co_return fail(Errc::no_device);
+  co_return hole ? node->data.size() : offset;
+}
+Task<Result<Covered<std::optional<Bytes>>>> ReferenceFileSystem::getxattr(InodeNumber inode,
+                                                                          std::string name) {
+  Node* node = find(inode);
+  if (node == nullptr) co_return fail(Errc::stale);
+  Covered<std::optional<Bytes>> reply;
+  const auto found = node->xattrs.find(name);
+  if (found != node->xattrs.end()) reply.value = found->second;
+  co_return reply;
+}
+Task<Result<std::vector<std::string>>> ReferenceFileSystem::listxattr(InodeNumber inode) {
+  Node* node = find(inode);
+  if (node == nullptr) co_return fail(Errc::stale);
+  std::vector<std::string> names;
+  for (const auto& [name, value] : node->xattrs) names.push_back(name);
+  co_return names;
+}
+Task<Status> ReferenceFileSystem::setxattr(InodeNumber inode, std::string name, Bytes value,
+                                           std::uint32_t flags, bool) {
+  Node* node = find(inode);
+  if (node == nullptr) co_return fail(Errc::stale);
+  const bool exists = node->xattrs.contains(name);
+  if ((flags & XATTR_CREATE) != 0 && exists) co_return fail(Errc::exist);
+  if ((flags & XATTR_REPLACE) != 0 && !exists) co_return fail(Errc::no_data);
+  format::Xattrs after = node->xattrs;
+  after[name] = std::move(value);
+  if (!format::fits(after)) co_return fail(Errc::no_space);
+  node->xattrs = std::move(after);
+  co_return Status();
+}
+Task<Status> ReferenceFileSystem::removexattr(InodeNumber inode, std::string name) {
+  Node* node = find(inode);
+  if (node == nullptr) co_return fail(Errc::stale);
+  if (node->xattrs.erase(name) == 0) co_return fail(Errc::no_data);
+  co_return Status();
 }
 Task<Status> ReferenceFileSystem::set_file_lock(clerk::FileLock, bool, std::uint64_t) {
   co_return fail(Errc::not_supported);

@@ -1,6 +1,7 @@
 #include "sim/tree_run.h"
 
 #include <absl/strings/str_cat.h>
+#include <linux/falloc.h>
 
 #include <map>
 #include <vector>
@@ -34,11 +35,15 @@ enum class Do {
   list,
   change_mode,
   map_store,
+  space,
+  set_xattr,
+  remove_xattr,
 };
-constexpr std::uint64_t kinds = 18;
+constexpr std::uint64_t kinds = 21;
 constexpr const char* kind_names[] = {
-    "make_file", "open",   "close", "write",   "read",     "truncate", "sync", "mkdir", "rmdir",
-    "unlink",    "rename", "link",  "symlink", "readlink", "stat",     "list", "chmod", "store"};
+    "make_file", "open",  "close",  "write",  "read",      "truncate", "sync",
+    "mkdir",     "rmdir", "unlink", "rename", "link",      "symlink",  "readlink",
+    "stat",      "list",  "chmod",  "store",  "fallocate", "setxattr", "removexattr"};
 static_assert(std::size(kind_names) == kinds);
 
 struct Call {
@@ -72,6 +77,8 @@ Bytes pattern(std::uint64_t number, std::uint64_t size) {
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(random.next() | 1);
   return bytes;
 }
+
+std::string xattr_name(std::uint64_t number) { return absl::StrCat("user.", number % 3); }
 
 // What a call answers, as text; a descriptor that it opened goes to `opened`.
 Task<std::string> perform(Kernel* kernel, Call call, std::optional<Descriptor>* opened) {
@@ -134,6 +141,16 @@ Task<std::string> perform(Kernel* kernel, Call call, std::optional<Descriptor>* 
     }
     case Do::change_mode:
       co_return text_of(co_await kernel->chmod(call.path, call.flags));
+    case Do::space:
+      co_return text_of(
+          co_await kernel->fallocate(*call.descriptor, call.offset, call.size, call.flags));
+    case Do::set_xattr: {
+      Bytes value = pattern(call.number, call.size);
+      co_return text_of(co_await kernel->setxattr(call.path, xattr_name(call.number),
+                                                  std::move(value), call.flags));
+    }
+    case Do::remove_xattr:
+      co_return text_of(co_await kernel->removexattr(call.path, xattr_name(call.number)));
     case Do::map_store: {
       Bytes data = pattern(call.number, call.size);
       co_return text_of(co_await kernel->store(*call.descriptor, call.offset, std::move(data)));
@@ -216,6 +233,16 @@ class TreeRun {
     if (call.what == Do::change_mode) {
       call.flags = static_cast<std::uint32_t>(random_.below(01000));
     }
+    if (call.what == Do::space) {
+      constexpr std::uint32_t modes[] = {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE,
+                                         FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                         FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
+      call.flags = modes[random_.below(std::size(modes))];
+    }
+    if (call.what == Do::set_xattr) {
+      call.size = std::min<std::uint64_t>(call.size, 3000);
+      call.flags = static_cast<std::uint32_t>(random_.below(3));
+    }
     if (call.what == Do::list && random_.chance(1, 3)) call.path = "";
     if (call.what == Do::truncate) call.size = random_offset();
     call.open_flags.create = call.what == Do::make_file;
@@ -227,11 +254,13 @@ class TreeRun {
       call.size = std::min(call.size, 4096 - call.offset % 4096);
     }
     const bool needs_open = call.what == Do::close || call.what == Do::write ||
-                            call.what == Do::read || call.what == Do::map_store;
+                            call.what == Do::read || call.what == Do::map_store ||
+                            call.what == Do::space;
     if (needs_open && (open == nullptr || open->mount != mount)) call.what = Do::make_file;
     if (call.what == Do::make_file) call.open_flags.create = call.open_flags.writable = true;
     if (needs_open && open != nullptr && open->mount == mount &&
-        (call.what == Do::write || call.what == Do::map_store) && !open->writable) {
+        (call.what == Do::write || call.what == Do::map_store || call.what == Do::space) &&
+        !open->writable) {
       call.what = Do::read;
     }
     return call;
@@ -298,6 +327,13 @@ Task<std::string> describe_tree(Kernel* kernel, std::string path) {
   if (type == type_symlink) {
     auto target = co_await kernel->readlink(path);
     absl::StrAppend(&text, " -> ", target ? *target : text_of_error(target));
+  }
+  auto xattrs = co_await kernel->listxattr(path);
+  if (!xattrs) co_return absl::StrCat(text, " ", text_of_error(xattrs), "\n");
+  for (const std::string& name : *xattrs) {
+    auto value = co_await kernel->getxattr(path, name);
+    if (!value) co_return absl::StrCat(text, " ", text_of_error(value), "\n");
+    absl::StrAppend(&text, " ", name, "=", *value ? absl::StrCat(checksum(**value)) : "gone");
   }
   if (type == type_regular) {
     auto descriptor = co_await kernel->open(path, OpenFlags{}, 0);

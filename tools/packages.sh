@@ -1,10 +1,13 @@
-# Sourced by ./run and ./test: the Debian packages that the project needs, and how to get them.
+# Sourced by ./run, ./test and tools/deb: the Debian packages that the project needs, and how to
+# get them.
 
 packages_build="g++ cmake ninja-build pkg-config git ca-certificates libabsl-dev libasio-dev
   libcli11-dev libexpected-dev libfuse3-dev libgmock-dev libgtest-dev libspdlog-dev libssl-dev
   libxxhash-dev nlohmann-json3-dev fuse3"
-packages_test="clang-format-14 e2fsprogs libsqlite3-dev make perl-modules-5.36 procps psmisc
-  python3 sqlite3 strace tar util-linux xz-utils"
+packages_test="clang-format-14 dpkg-dev e2fsprogs libsqlite3-dev make man-db mount
+  perl-modules-5.36 procps psmisc python3 sqlite3 strace systemd tar util-linux xz-utils"
+
+packages_package="dpkg-dev"
 
 # Where there is a ccache, it knows a file again in another clone.
 export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
@@ -20,7 +23,7 @@ as_root() {
   fi
 }
 
-# install_packages build [test]: what is missing, and nothing if nothing is.
+# install_packages build [test] [package]: what is missing, and nothing if nothing is.
 install_packages() {
   local wanted="" package missing=()
   for list; do

@@ -81,6 +81,7 @@ void Census::add_inode(BlockId id, ByteView block) {
   info.parent = inode.parent();
   info.mode = inode.mode();
   info.links = inode.links();
+  info.xattr_block = inode.xattr_block();
   if (inode.is_directory()) {
     info.directory_root = inode.directory_root();
     info.directory_levels = inode.directory_levels();

@@ -25,6 +25,7 @@ namespace plumeria::check {
 struct InodeInfo {
   std::uint64_t number = 0;
   std::uint64_t parent = 0;  // of a directory
+  std::uint64_t xattr_block = 0;
   std::uint64_t directory_root = 0, directory_entries = 0;
   std::uint32_t directory_levels = 0;
   std::uint32_t mode = 0, links = 0;

@@ -11,8 +11,10 @@
 #include "check/entry_checker.h"
 #include "check/findings.h"
 #include "check/store_reader.h"
+#include "format/directory.h"
 #include "format/layout.h"
 #include "format/superblock.h"
+#include "format/xattrs.h"
 #include "lock/view.h"
 #include "recovery/replay.h"
 #include "wal/log_reader.h"
@@ -36,6 +38,7 @@ class Checker {
     CO_TRY_STATUS(co_await read_logs());
     CO_TRY_STATUS(co_await count_blocks());
     CO_TRY_STATUS(co_await read_orphans());
+    CO_TRY_STATUS(co_await read_xattrs());
     CO_TRY_STATUS(co_await walk_directories());
     CO_TRY_STATUS(co_await list_data_segments());
     census_.conclude();
@@ -141,6 +144,43 @@ class Checker {
       CO_TRY_STATUS(co_await reader_->each_block(segment, std::move(visit)));
     }
     co_return Status{};
+  }
+
+  Task<Status> read_xattrs() {
+    constexpr std::size_t batch = 256;
+    std::vector<const InodeInfo*> owners;
+    for (const InodeInfo& inode : census_.inodes()) {
+      if (inode.xattr_block == 0) continue;
+      if (format::piece_of(format::Unit::directory_block, inode.xattr_block) <
+          format::piece_limit) {
+        owners.push_back(&inode);
+      } else {
+        findings_.problem(absl::StrCat("inode ", inode.number, " has block ", inode.xattr_block,
+                                       " of extended attributes, which cannot be"));
+      }
+    }
+    for (std::size_t at = 0; at < owners.size(); at += batch) {
+      const std::size_t count = std::min(batch, owners.size() - at);
+      std::vector<BlockId> ids;
+      for (std::size_t i = at; i < at + count; ++i) {
+        ids.push_back(format::directory_block(owners[i]->xattr_block));
+      }
+      CO_TRY(const auto blocks, co_await reader_->blocks(ids));
+      for (std::size_t i = 0; i < count; ++i) {
+        check_xattrs(owners[at + i]->number, ids[i], blocks[i]);
+      }
+    }
+    co_return Status{};
+  }
+
+  void check_xattrs(std::uint64_t inode, BlockId id, ByteView block) {
+    if (!census_.use_directory_block(id.number, inode)) return;
+    Status status = format::verify(block, id);
+    if (status) {
+      Result<format::Xattrs> xattrs = format::decode_xattrs(block, id, inode);
+      if (!xattrs) status = fail(std::move(xattrs).error());
+    }
+    if (!status) findings_.problem(status.error().message());
   }
 
   Task<Status> walk_directories() {

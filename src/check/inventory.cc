@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "check/flipped_bit.h"
 #include "format/directory.h"
+#include "format/xattrs.h"
 
 namespace plumeria::check {
 namespace {
@@ -135,7 +136,7 @@ void Inventory::see_inode(BlockId id, ByteView block) {
     node.directory_entries = inode.directory_entries();
   }
   nodes_.push_back(node);
-  if (attributes_block(*good) != 0) use_directory_block(attributes_block(*good));
+  if (inode.xattr_block() != 0) xattr_blocks_.emplace_back(id.number, inode.xattr_block());
   if (inode.is_regular()) look_at_data(inode);
 }
 
@@ -258,6 +259,33 @@ void Inventory::see_orphan_list(BlockId id, ByteView block, std::uint32_t slot) 
   }
 }
 
+// Requires: what was put right is in place.
+Task<Status> Inventory::look_at_xattrs() {
+  for (const auto& [inode, number] : xattr_blocks_) {
+    const BlockId id = format::directory_block(number);
+    Status status = fail(Errc::corrupt, absl::StrCat(to_string(id), " (cannot be)"));
+    if (format::piece_of(Unit::directory_block, number) < format::piece_limit) {
+      std::vector<BlockId> ids{id};
+      CO_TRY(const std::vector<Bytes> blocks, co_await reader_.blocks(std::move(ids)));
+      status = format::verify(blocks.front(), id);
+      if (status) {
+        const auto xattrs = format::decode_xattrs(blocks.front(), id, inode);
+        if (!xattrs) status = fail(xattrs.error());
+      }
+    }
+    if (status) {
+      use_directory_block(number);
+      continue;
+    }
+    account_.lost(
+        absl::StrCat("extended attributes of inode ", inode, ", ", status.error().what,
+                     "; its group has no permissions now, lest an access list is missed"));
+    changes_[inode].xattrs_go = true;
+  }
+  xattr_blocks_.clear();
+  co_return Status{};
+}
+
 // ---- Writing ----
 
 Task<Status> Inventory::write_back(BlockWriter& writer) {
@@ -266,6 +294,7 @@ Task<Status> Inventory::write_back(BlockWriter& writer) {
   }
   put_right_.clear();
   CO_TRY_STATUS(co_await writer.settle());
+  CO_TRY_STATUS(co_await look_at_xattrs());
   for (const auto& [number, change] : changes_) {
     std::vector<BlockId> ids{format::inode_block(number)};
     CO_TRY(std::vector<Bytes> blocks, co_await reader_.blocks(std::move(ids)));
@@ -276,6 +305,12 @@ Task<Status> Inventory::write_back(BlockWriter& writer) {
       if ((change.pages >> page & 1) != 0) editor.small(page, 0);
     }
     if (change.segment_goes) editor.data_segment(0);
+    if (change.xattrs_go) {
+      editor.xattr_block(0);
+      // With an access list these bits are its mask; without one they are the group's.
+      editor.mode(inode.mode() & ~0070u);
+      find(number)->mode = inode.mode();
+    }
     if (change.inline_is_cut) editor.inline_length(static_cast<std::uint32_t>(inode.size()));
     CO_TRY_STATUS(co_await writer.change(format::inode_block(number), std::move(block)));
   }

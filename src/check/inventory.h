@@ -34,14 +34,6 @@ namespace plumeria::check {
 
 constexpr std::uint64_t root_inode = 1;
 
-// The directory block that holds an inode's extended attributes; 0: none. Nothing else of the
-// repair knows where that is written.
-inline std::uint64_t attributes_block(ByteView inode) {
-  const auto number = load<std::uint64_t>(inode.data() + 104);
-  const std::uint64_t piece = format::piece_of(format::Unit::directory_block, number);
-  return piece < format::piece_limit ? number : 0;
-}
-
 // The version that a block tells. 0 if it tells none, or one that can only come from damage: then
 // whatever is above it would leave no room for later ones.
 std::uint64_t claimed_version(ByteView block);
@@ -73,7 +65,7 @@ class Inventory {
       : reader_(reader), account_(account), observer_(observer) {}
 
   Task<Status> scan();
-  // Blocks with one wrong bit as they were; inodes without what is not theirs.
+  // Blocks with one wrong bit as they were; inodes without what is not theirs or cannot be read.
   Task<Status> write_back(BlockWriter& writer);
 
   std::vector<Node>& nodes() { return nodes_; }  // ascending
@@ -115,7 +107,7 @@ class Inventory {
   using Places = absl::flat_hash_map<std::uint64_t, User>;
   struct InodeChange {
     std::uint32_t pages = 0;  // bit i: small block i goes
-    bool segment_goes = false, inline_is_cut = false;
+    bool segment_goes = false, inline_is_cut = false, xattrs_go = false;
   };
 
   void show_progress(std::string_view phase, std::uint64_t done);
@@ -128,6 +120,7 @@ class Inventory {
   void take_place(Places& places, std::uint64_t place, User user);
   void look_at_data(const format::InodeView& inode);
   void find_empty_inodes();
+  Task<Status> look_at_xattrs();
   Task<Status> scan_orphans();
 
   StoreReader& reader_;
@@ -139,6 +132,7 @@ class Inventory {
   std::map<std::uint64_t, Bytes> pieces_;
   std::vector<std::pair<std::uint64_t, std::uint64_t>> leaves_;  // directory, block; ascending
   Places small_blocks_, segments_;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> xattr_blocks_;  // inode, block
   absl::flat_hash_set<std::uint64_t> used_directory_blocks_;
   absl::flat_hash_set<std::uint64_t> orphan_inodes_, orphan_segments_;
   std::map<format::BlockId, Bytes> put_right_;

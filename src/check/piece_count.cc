@@ -77,7 +77,7 @@ void PieceCount::see_inode(BlockId id, ByteView block) {
     return;
   }
   use(Unit::inode, id.number);
-  if (attributes_block(block) != 0) use_directory_block(attributes_block(block));
+  if (inode.xattr_block() != 0) use_directory_block(inode.xattr_block());
   if (!inode.is_regular()) return;
   for (std::size_t page = 0; page < format::small_count; ++page) {
     if (inode.small(page) != 0) use(Unit::small_block, inode.small(page));

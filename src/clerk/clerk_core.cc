@@ -154,13 +154,18 @@ WaiterId ClerkCore::acquire_unless_revoked(TimePoint now, LockName name, Mode mo
   return id;
 }
 
-// Of those who wait for more than what is kept.
+// Of those who wait for more than what is kept, or behind one who does: they are not served before
+// the lock has gone, which may wait for them.
 void ClerkCore::refuse_those_who_leave(Entry& entry, Effects& out) {
   std::vector<Entry::Waiter> stay;
+  bool is_blocked = false;
   for (const Entry::Waiter& waiter : entry.waiters) {
-    if (waiter.leaves_at_revoke && !lock::covers(entry.keep, waiter.mode)) {
+    const bool is_covered = lock::covers(entry.keep, waiter.mode);
+    if (waiter.leaves_at_revoke && (is_blocked || !is_covered)) {
+      if (is_covered) rarely<"clerk: a request behind another is sent back at a revoke">();
       out.push_back(to_waiter(Kind::refused, entry, waiter));
     } else {
+      is_blocked = is_blocked || !is_covered;
       stay.push_back(waiter);
     }
   }

@@ -99,6 +99,25 @@ TEST_F(ClerkCoreTest, WhoCannotWaitForARevokeIsRefusedWhenOneBegins) {
   EXPECT_FALSE(has(Effect::Kind::send_request));
 }
 
+// The downgrade may wait for a READ that the kernel has sent, and that is not served before one who
+// waits for the exclusive lock.
+TEST_F(ClerkCoreTest, WhoMayBlockADowngradeDoesNotWaitBehindOneWhoWantsMore) {
+  hold(name, Mode::exclusive);
+  EXPECT_TRUE(core_.try_pin(now_, name, Mode::exclusive));
+  core_.acquire(now_, name, Mode::exclusive, out_);
+  const WaiterId before = core_.acquire_unless_revoked(now_, name, Mode::shared, out_);
+  EXPECT_FALSE(has(Effect::Kind::refused));
+  revoke(Mode::shared);
+  now_ += 5ms;
+  core_.tick(now_, out_);
+  ASSERT_TRUE(has(Effect::Kind::revoke_begins));
+  ASSERT_TRUE(has(Effect::Kind::refused));
+  EXPECT_EQ(out_.back().waiter, before);
+  const WaiterId after = core_.acquire_unless_revoked(now_, name, Mode::shared, out_);
+  ASSERT_EQ(out_.back().kind, Effect::Kind::refused);
+  EXPECT_EQ(out_.back().waiter, after);
+}
+
 TEST_F(ClerkCoreTest, ARevokeThatStillDrainsEndsWithTheLease) {
   hold(name, Mode::exclusive);
   EXPECT_TRUE(core_.try_pin(now_, name, Mode::exclusive));

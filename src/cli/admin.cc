@@ -69,6 +69,10 @@ std::string admin_address(std::string_view path) {
   return absl::StrFormat("unix:%s/%016x.sock", socket_folder(), checksum(as_bytes(path)));
 }
 
+std::string admin_address_of_mount(const std::string& path) {
+  return admin_address(absl::StrCat(path, " ", device_mounted_at(path).value_or("")));
+}
+
 AdminServer::AdminServer(net::Transport& transport, absl::AnyInvocable<nlohmann::json()> status)
     : transport_(transport), status_(std::move(status)) {
   transport_.on_message(net::Channel::admin,
@@ -77,9 +81,10 @@ AdminServer::AdminServer(net::Transport& transport, absl::AnyInvocable<nlohmann:
 
 AdminServer::~AdminServer() { transport_.on_message(net::Channel::admin, {}); }
 
-void AdminServer::listen_for(os::AsioTransport& transport, const std::string& path) {
+void AdminServer::listen_for(os::AsioTransport& transport, const std::string& path,
+                             const std::string& address) {
   ::mkdir(socket_folder().c_str(), ::geteuid() == 0 ? 0755 : 0700);
-  auto listening = transport.listen(admin_address(path));
+  auto listening = transport.listen(address);
   if (!listening) {
     log_warning(
         absl::StrCat("`plumeria status ", path, "` will not work: ", listening.error().message()));
@@ -117,8 +122,14 @@ Task<void> AdminServer::ended(World world, Status status) {
 
 Result<nlohmann::json> ask(const std::string& address, std::string_view question, Duration patience,
                            std::function<bool(const nlohmann::json&)> wants_more) {
-  if (address.starts_with(unix_prefix) && !listens(address.substr(unix_prefix.size()))) {
-    return fail(Errc::unavailable, "no daemon of this machine");  // Spares waiting for it.
+  if (address.starts_with(unix_prefix)) {
+    const std::string socket = address.substr(unix_prefix.size());
+    if (!listens(socket)) {  // Spares waiting for it.
+      return fail(Errc::unavailable, "no daemon of this machine");
+    }
+    if (::access(socket.c_str(), W_OK) != 0 && errno == EACCES) {
+      return fail(Errc::access, "only its owner, mostly root, may ask the daemon");
+    }
   }
   const Quiet quiet;  // What goes wrong is told once, in the result.
   os::RealExecutor executor;

@@ -24,8 +24,10 @@
 
 namespace plumeria::cli {
 
-// "unix:…/<hash of the path>.sock", in $PLUMERIA_RUN, else for root in /run/plumeria.
+// Of a store: "unix:…/<hash of the path>.sock", in $PLUMERIA_RUN, else for root in /run/plumeria.
 std::string admin_address(std::string_view path);
+// Of what is mounted there now: one that was detached, and whose daemon lives on, has another.
+std::string admin_address_of_mount(const std::string& path);
 
 class AdminServer {
  public:
@@ -34,7 +36,8 @@ class AdminServer {
   ~AdminServer();
   // Also listens for those who ask about `path` on this machine. A failure is logged only: the
   // daemon works without.
-  static void listen_for(os::AsioTransport& transport, const std::string& path);
+  static void listen_for(os::AsioTransport& transport, const std::string& path,
+                         const std::string& address);
   // Tells those who wait for the end how it was, and gives them a moment to take it.
   Task<void> ended(World world, Status status);
 

@@ -28,6 +28,8 @@ enum class Exit : int {
 Exit exit_of(const Error& error);
 // For the end of each command's help: the exit codes.
 std::string exit_codes();
+// The versions of program, store format and protocol.
+std::string version();
 // Checks and conversions of arguments.
 CLI::Validator seconds_between(double low, double high);
 // A number of bytes, with a unit if wanted (64M): converted to bytes.
@@ -43,6 +45,8 @@ void add_mount(CLI::App& app, Exit& exit);
 void add_umount(CLI::App& app, Exit& exit);
 void add_serve(CLI::App& app, Exit& exit);
 void add_fsck(CLI::App& app, Exit& exit);
+void add_logdump(CLI::App& app, Exit& exit);
+void add_bench(CLI::App& app, Exit& exit);
 void add_status(CLI::App& app, Exit& exit);
 void add_version(CLI::App& app, Exit& exit);
 

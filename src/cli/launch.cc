@@ -59,7 +59,10 @@ std::string redirect(const std::string& log) {
   int messages = null;
   if (log != "syslog") {
     messages = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    if (messages < 0) return absl::StrCat("log file ", log, ": ", std::strerror(errno));
+    if (messages < 0) {
+      return absl::StrCat("log file ", log, ": ", std::strerror(errno),
+                          ::geteuid() == 0 ? "" : " (a daemon is started by root, or with --log)");
+    }
   }
   ::dup2(null, STDIN_FILENO);
   ::dup2(null, STDOUT_FILENO);
@@ -120,11 +123,13 @@ std::string absolute(const std::string& path) {
 }  // namespace
 
 void add_launch_options(CLI::App& command, LaunchOptions& options) {
-  command.add_flag("-f,--foreground", options.foreground,
-                   "stay in the foreground and print messages to the terminal");
+  CLI::Option* foreground =
+      command.add_flag("-f,--foreground", options.foreground,
+                       "stay in the foreground and print messages to the terminal");
   command
       .add_option("--log", options.log,
                   "file that gets the daemon's messages, or \"syslog\" (not with --foreground)")
+      ->excludes(foreground)
       ->type_name("FILE")
       ->capture_default_str();
   command.add_option("--pid-file", options.pid_file, "file that gets the number of the process")

@@ -1,6 +1,7 @@
 // plumeria: one program, one command for each thing to do.
 #include <csignal>
 #include <exception>
+#include <string>
 
 #include "cli/command.h"
 
@@ -26,6 +27,7 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("Plumeria: a POSIX file system that several machines mount at once", "plumeria");
   app.footer(footer + exit_codes());
+  app.set_version_flag("--version", version(), "Print the versions and exit");
   Exit exit = Exit::ok;
   add_mkfs(app, exit);
   add_mount(app, exit);
@@ -33,15 +35,23 @@ int main(int argc, char** argv) {
   add_serve(app, exit);
   add_status(app, exit);
   add_fsck(app, exit);
+  add_logdump(app, exit);
+  add_bench(app, exit);
   add_version(app, exit);
   try {
     app.parse(argc, argv);
     if (app.get_subcommands().empty()) throw CLI::RequiredError("a command");
-  } catch (const CLI::Success& asked) {  // --help
+  } catch (const CLI::Success& asked) {  // --help, --version
     return app.exit(asked);
   } catch (const CLI::ParseError& wrong) {
-    complain(wrong.what());
-    complain("see plumeria --help, or plumeria COMMAND --help");
+    const std::string command = argc > 1 ? argv[1] : "";
+    bool is_known = false;
+    for (const CLI::App* one : app.get_subcommands([](CLI::App*) { return true; })) {
+      is_known = is_known || one->get_name() == command;
+    }
+    const bool is_word = !command.empty() && command[0] != '-';
+    complain(is_word && !is_known ? "unknown command " + command : wrong.what());
+    complain("see plumeria " + (is_known ? command + " --help" : "--help"));
     return static_cast<int>(Exit::usage);
   } catch (const std::exception& error) {  // Out of memory and the like, thrown by libraries.
     complain(error.what());

@@ -28,6 +28,7 @@ namespace {
 
 // A signal to end while files are open detaches the mount; this long they can still be used.
 constexpr Duration grace_for_open_files = 5s;
+constexpr Duration patience_for_status = 2s;
 
 constexpr std::uint64_t cache_size_min = 8u << 20, cache_size_max = 1ull << 50;
 
@@ -130,8 +131,12 @@ Task<Status> start(Mounted& mounted, mount::MountOptions options) {
     mounted.ended = true;
     mounted.changed.notify_all();
   });
-  AdminServer::listen_for(mounted.transport, mounted.point.directory);
-  if (!mounted.target.is_address) AdminServer::listen_for(mounted.transport, mounted.target.text);
+  const std::string& directory = mounted.point.directory;
+  AdminServer::listen_for(mounted.transport, directory, admin_address_of_mount(directory));
+  if (!mounted.target.is_address) {
+    const std::string& store = mounted.target.text;
+    AdminServer::listen_for(mounted.transport, store, admin_address(store));
+  }
   co_return Status{};
 }
 
@@ -177,6 +182,7 @@ Task<Status> mount_until_ended(Mounted& mounted, mount::MountOptions options, La
   mounted.tasks.spawn(unmount_when_asked(mounted));
   while (!mounted.ended) co_await mounted.changed.next();
   log_info("unmounted; writing everything back");
+  mounted.source->ending();
   const Status stopped = co_await stop(mounted);
   co_await mounted.admin.ended(mounted.runtime.world(), stopped);
   if (stopped) log_info("all is written");
@@ -186,7 +192,9 @@ Task<Status> mount_until_ended(Mounted& mounted, mount::MountOptions options, La
 // Nothing may be mounted there but what a daemon has left that died.
 Status check_mount_point(const std::string& directory, bool over_files) {
   if (is_mounted(directory)) {
-    if (!is_dead_mount(directory)) {
+    // First the daemon itself is asked: what touches the mount may wait for a server that is away.
+    if (ask(admin_address_of_mount(directory), "status", patience_for_status) ||
+        !is_dead_mount(directory)) {
       return fail(Errc::busy, absl::StrCat(directory, ": something is mounted here already"));
     }
     if (::umount2(directory.c_str(), MNT_DETACH) != 0) {
@@ -268,7 +276,7 @@ void add_mount(CLI::App& app, Exit& exit) {
       exit_codes());
   command
       ->add_option("TARGET", arguments->target,
-                   "a store (an existing directory), or HOST:PORT of `plumeria serve`")
+                   "a store (an existing directory), or HOST[:PORT] of `plumeria serve`; port 7411")
       ->required()
       ->check(not_empty())
       ->type_name("");

@@ -31,6 +31,7 @@ class EmbeddedSource final : public MountSource {
     co_return co_await store_.disk->close();
   }
 
+  void ending() override { store_.disk->ending(); }
   disk::VirtualDisk& disk() override { return *store_.disk; }
   net::Transport& transport() override { return loopback_.client(); }
   net::PeerId lock_server() override { return lock_server_; }
@@ -66,6 +67,7 @@ class RemoteSource final : public MountSource {
     lock_server_ = transport_.connect(address_);
     co_return Status{};
   }
+  void ending() override {}
   Task<Status> stop() override { co_return Status{}; }
 
   disk::VirtualDisk& disk() override { return disk_; }

@@ -18,6 +18,8 @@ class MountSource {
   virtual ~MountSource() = default;
   // Until blocks can be read and the lock server answers, or `patience` is over.
   virtual Task<Status> start(Duration patience) = 0;
+  // It is not mounted any more, and stop() will follow.
+  virtual void ending() = 0;
   // After the mount has stopped.
   virtual Task<Status> stop() = 0;
 

@@ -2,7 +2,8 @@
 
 #include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
-#include <mntent.h>
+#include <absl/strings/str_format.h>
+#include <absl/strings/str_split.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -16,6 +17,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 
 #include "base/log.h"
 #include "os/asio_transport.h"
@@ -47,6 +49,19 @@ void raise_limit_of_files() {
   (void)::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// Blanks and backslashes as octal numbers.
+std::string escaped_as_in_proc(const std::string& path) {
+  std::string out;
+  for (const char c : path) {
+    if (c == ' ' || c == '\t' || c == '\n' || c == '\\') {
+      absl::StrAppendFormat(&out, "\\%03o", static_cast<unsigned char>(c));
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 Runtime::Runtime() : pool(executor, block_signals_and_count_threads()) {
@@ -72,15 +87,25 @@ void Runtime::on_signal(std::function<void(int)> handler) {
   if (!watched) log_warning(absl::StrCat("signals: ", watched.error().message()));
 }
 
-bool is_mounted(const std::string& path) {
-  std::FILE* table = ::setmntent("/proc/self/mounts", "re");
-  if (table == nullptr) return false;
-  bool found = false;
-  while (const mntent* entry = ::getmntent(table)) {
-    found |= path == entry->mnt_dir && std::string_view(entry->mnt_type) == "fuse.plumeria";
+std::optional<std::string> device_mounted_at(const std::string& path) {
+  std::ifstream table("/proc/self/mountinfo");
+  std::optional<std::string> device;
+  for (std::string line; std::getline(table, line);) {
+    // Number, parent, device, root, mount point, options …, "-", type, source (proc(5)).
+    const std::vector<std::string> fields = absl::StrSplit(line, ' ');
+    if (fields.size() < 10 || fields[4] != escaped_as_in_proc(path)) continue;
+    device.reset();
+    if (absl::StrContains(line, " - fuse.plumeria ")) device = fields[2];
   }
-  ::endmntent(table);
-  return found;
+  return device;
+}
+
+std::string mount_point_above(std::string path) {
+  while (!path.empty()) {
+    if (is_mounted(path)) return path;
+    path.resize(path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
+  }
+  return path;
 }
 
 Result<std::string> directory_path(const std::string& path) {
@@ -137,6 +162,11 @@ Result<Target> resolve(const std::string& text) {
                 absl::StrCat(text, " (neither a store nor HOST:PORT; mkfs makes a store)"));
   }
   TRY_STATUS(os::check_address(text));
+  // What has no port may be a misspelt directory; nobody should wait for a host of that name.
+  if (!absl::StrContains(text, ":") && !os::knows_host(text)) {
+    return fail(Errc::no_entry,
+                absl::StrCat(text, " (neither a directory nor a host that can be found)"));
+  }
   return Target{true, text};
 }
 

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -48,8 +49,12 @@ constexpr double lease_seconds_min = 1, lease_seconds_max = 3600;
 // Absolute, without symbolic links. Errc::no_entry, not_directory. Does not touch a mount point of
 // ours, whose daemon may not answer.
 Result<std::string> directory_path(const std::string& path);
-// Whether a Plumeria file system is mounted at this absolute path.
-bool is_mounted(const std::string& path);
+// The device number of the Plumeria file system that is mounted at this absolute path, as text; the
+// uppermost, if there are several. Nothing: there is none.
+std::optional<std::string> device_mounted_at(const std::string& path);
+inline bool is_mounted(const std::string& path) { return device_mounted_at(path).has_value(); }
+// The nearest mount point of ours that this absolute path is below, or is; empty if there is none.
+std::string mount_point_above(std::string path);
 // Whether the daemon of the mount there has died. False also if that cannot be found out in time.
 bool is_dead_mount(const std::string& path);
 // An address that is the name of nothing may have been meant as a directory.

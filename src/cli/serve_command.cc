@@ -88,10 +88,12 @@ Task<Status> serve_until_asked(Service& service, Launch& launch, std::string lis
     co_return fail(std::move(address).error());
   }
   service.address = *address;
-  AdminServer::listen_for(service.transport, service.store.disk->path());
+  const std::string& store = service.store.disk->path();
+  AdminServer::listen_for(service.transport, store, admin_address(store));
   launch.ready(absl::StrCat("serving ", service.store.disk->path(), " at ", service.address));
   while (!service.stop_asked) co_await service.stop.next();
   log_info("stopping");
+  service.store.disk->ending();
   const Status stopped = co_await stop_cleanly(service);
   co_await service.admin.ended(service.world, stopped);
   co_return stopped;

@@ -35,9 +35,17 @@ Result<nlohmann::json> find_out(const std::string& text) {
     if (!answer) return fail(with_hint(answer.error(), target));
     return answer;
   }
-  auto answer = ask(admin_address(target.text), "status", patience);
+  const bool is_mount = is_mounted(target.text);
+  auto answer = ask(is_mount ? admin_address_of_mount(target.text) : admin_address(target.text),
+                    "status", patience);
   if (answer || answer.error().code != Errc::unavailable) return answer;
-  if (is_mounted(target.text)) {
+  if (!is_mount) {
+    const std::string above = mount_point_above(target.text);
+    if (!above.empty()) {
+      return fail(Errc::invalid,
+                  absl::StrCat(target.text, " is a part of what is mounted at ", above));
+    }
+  } else {
     return fail(Errc::unavailable,
                 absl::StrCat(target.text, ": its daemon ",
                              is_dead_mount(target.text) ? "has died" : "does not answer"));

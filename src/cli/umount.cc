@@ -26,7 +26,7 @@ Exit run(const Arguments& arguments) {
     complain(absl::StrCat(*path, ": no Plumeria file system is mounted here"));
     return Exit::failed;
   }
-  const bool was_dead = is_dead_mount(*path);
+  bool was_dead = false;
   const Duration patience =
       std::chrono::milliseconds(static_cast<std::int64_t>(arguments.patience_seconds * 1000));
   // The daemon is asked first, so that its end cannot be missed; if it does not answer there is
@@ -35,12 +35,16 @@ Exit run(const Arguments& arguments) {
   const auto unmount = [&] {
     error = ::umount2(path->c_str(), arguments.lazy ? MNT_DETACH : 0) == 0 ? 0 : errno;
   };
-  const auto ended = ask(admin_address(*path), "end", patience, [&](const nlohmann::json& answer) {
-    if (!answer.contains("waiting")) return false;
+  const auto ended =
+      ask(admin_address_of_mount(*path), "end", patience, [&](const nlohmann::json& answer) {
+        if (!answer.contains("waiting")) return false;
+        unmount();
+        return error == 0 && !arguments.lazy;
+      });
+  if (error == -1) {
+    was_dead = is_dead_mount(*path);
     unmount();
-    return error == 0 && !arguments.lazy;
-  });
-  if (error == -1) unmount();
+  }
   if (error != 0) {
     complain(absl::StrCat(*path, ": ", std::strerror(error),
                           error == EBUSY ? " (files of it are open; --lazy detaches it now)" : ""));

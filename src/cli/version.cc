@@ -1,4 +1,6 @@
 // plumeria version
+#include <absl/strings/str_cat.h>
+
 #include <cstdio>
 
 #include "cli/command.h"
@@ -7,14 +9,18 @@
 
 namespace plumeria::cli {
 
+std::string version() {
+  return absl::StrCat("plumeria ", PLUMERIA_VERSION, ", store format ", format::format_version,
+                      ", protocol ", net::protocol_version);
+}
+
 void add_version(CLI::App& app, Exit& exit) {
   CLI::App* command =
       app.add_subcommand("version", "Print the versions of program, format and protocol");
   command->footer(
       "A server and its mounts must speak the same protocol, and a store be of this format.");
   command->callback([&exit] {
-    std::printf("plumeria %s, store format %u, protocol %u\n", PLUMERIA_VERSION,
-                format::format_version, net::protocol_version);
+    std::printf("%s\n", version().c_str());
     exit = Exit::ok;
   });
 }

@@ -331,6 +331,8 @@ TEST_P(DiskContract, ExtentsCoverAllDataAndEnd) {
   ASSERT_TRUE(rest);
   EXPECT_EQ(rest->offset, 100u);
   EXPECT_FALSE(wait(disk().next_extent(data_segment, 1ull << 40))->has_value());
+  EXPECT_EQ(*wait(disk().allocated(data_segment)), places.size() * 4096);
+  EXPECT_EQ(*wait(disk().allocated(Segment{12345})), 0u);
 }
 
 TEST_P(DiskContract, SegmentsAreListedInOrderAndInPages) {

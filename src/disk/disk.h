@@ -111,6 +111,8 @@ class VirtualDisk {
   // zeros, at the disk's own granularity); nothing when only holes follow. Source of SEEK_DATA, du,
   // and of fsck's walks .
   virtual Task<Result<std::optional<Extent>>> next_extent(Segment segment, std::uint64_t from) = 0;
+  // Bytes of the disk's space that the segment takes.
+  virtual Task<Result<std::uint64_t>> allocated(Segment segment) = 0;
   // All segments that hold data, in ascending order, at most `limit` of them, from `first` on.
   virtual Task<Result<std::vector<Segment>>> list_segments(Segment first, std::size_t limit) = 0;
   virtual Task<Result<Usage>> usage() = 0;

@@ -551,6 +551,15 @@ Task<Result<std::optional<Extent>>> RemoteDisk::next_extent(Segment segment, std
   co_return extent;
 }
 
+Task<Result<std::uint64_t>> RemoteDisk::allocated(Segment segment) {
+  Request request;
+  request.operation = Operation::allocated;
+  request.address.segment = segment;
+  const Answer answer = co_await state_->call(std::move(request));
+  if (answer.reply.error) co_return error_of<std::uint64_t>(answer);
+  co_return answer.reply.first;
+}
+
 Task<Result<std::vector<Segment>>> RemoteDisk::list_segments(Segment first, std::size_t limit) {
   Request request;
   request.operation = Operation::list_segments;

@@ -68,6 +68,7 @@ class RemoteDisk final : public VirtualDisk {
   Task<Status> discard(Address from, std::uint64_t length, LeaseNumber lease) override;
   Task<Status> flush() override;
   Task<Status> preallocate(Address from, std::uint64_t length, LeaseNumber lease) override;
+  Task<Result<std::uint64_t>> allocated(Segment segment) override;
   Task<Result<std::optional<Extent>>> next_extent(Segment segment, std::uint64_t from) override;
   Task<Result<std::vector<Segment>>> list_segments(Segment first, std::size_t limit) override;
   Task<Result<Usage>> usage() override;

@@ -150,7 +150,7 @@ std::optional<Request> decode_request(ByteView message, ByteView* payload) {
   request.name = reader.get_text();
   *payload = reader.get_raw(reader.left());
   if (!reader.ok() || request.number == 0 || request.answered_below > request.number ||
-      request.operation < Operation::read || request.operation > Operation::fence ||
+      request.operation < Operation::read || request.operation > Operation::allocated ||
       request.durability > Durability::logged || request.name.size() > register_name_max) {
     return std::nullopt;
   }

@@ -44,6 +44,7 @@ enum class Operation : std::uint8_t {
   write_register = 10,
   admit = 11,
   fence = 12,
+  allocated = 13,
 };
 
 constexpr std::size_t register_name_max = 256;
@@ -80,7 +81,7 @@ struct Reply {
   std::uint64_t number = 0;
   std::optional<Error> error;
   // usage: total, available, and the length of the longest segment in 8 bytes of payload;
-  // next_extent: offset, length (0: none); registers: version, 0.
+  // next_extent: offset, length (0: none); allocated: bytes; registers: version, 0.
   std::uint64_t first = 0, second = 0;
 };
 struct NoSession {

@@ -274,6 +274,12 @@ Task<Answer> DiskServer::State::perform(Request request, SharedBytes payload) {
                               answer.reply.second = found->length;
                             });
     }
+    case Operation::allocated: {
+      Result<std::uint64_t> bytes = co_await disk.allocated(request.address.segment);
+      co_return answer_with(std::move(bytes), [](Answer& answer, std::uint64_t found) {
+        answer.reply.first = found;
+      });
+    }
     case Operation::list_segments: {
       const auto limit = std::min(request.length, disk::wire::segments_listed_max);
       Result<std::vector<disk::Segment>> segments =

@@ -242,6 +242,11 @@ class MemoryDisk final : public disk::VirtualDisk {
     CO_TRY_STATUS(admission_.check(lease));
     co_return Status();
   }
+  Task<Result<std::uint64_t>> allocated(disk::Segment segment) override {
+    co_await pause();
+    const auto found = current_.find(segment);
+    co_return found == current_.end() ? 0 : found->second.size() * block;
+  }
   Task<Result<std::optional<disk::Extent>>> next_extent(disk::Segment segment,
                                                         std::uint64_t from) override {
     co_await pause();

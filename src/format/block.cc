@@ -38,6 +38,8 @@ const char* type_name(BlockType type) {
       return "orphan list";
     case BlockType::log_header:
       return "log header";
+    case BlockType::xattrs:
+      return "block of extended attributes";
   }
   return "block of unknown type";
 }

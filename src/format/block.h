@@ -32,6 +32,7 @@ enum class BlockType : std::uint16_t {
   directory_inner = 5,
   orphan_list = 6,
   log_header = 7,
+  xattrs = 8,
 };
 const char* type_name(BlockType type);
 

@@ -3,6 +3,7 @@
 #include "format/directory.h"
 #include "format/inode.h"
 #include "format/piece.h"
+#include "format/xattrs.h"
 
 namespace plumeria::format {
 
@@ -14,6 +15,11 @@ Status check_contents(ByteView block, BlockId id) {
     case piece_segment:
       return check_piece(block, id.number);
     case directory_segment:
+      if (type_of(block) == BlockType::xattrs) {
+        Result<Xattrs> xattrs = decode_xattrs(block, id, owner_of(block));
+        if (!xattrs) return fail(std::move(xattrs).error());
+        return {};
+      }
       return check_directory_block(block, id, owner_of(block));
     default:
       break;

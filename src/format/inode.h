@@ -7,7 +7,7 @@
 //  56  u32 rdev     60  u32 flags (0)
 //  64  u64 size                bytes
 //  72  i64 atime    80  i64 mtime    88  i64 ctime    96  i64 btime      ns since 1970-01-01 UTC
-// 104  u64 reserved
+// 104  u64 xattr_block         directory block with the extended attributes; 0: none
 // 112  u64 data_segment        0: none
 // 120  u64 parent              of a directory
 // 128  u64 directory_root      block number; 0: the entries are in the inline area
@@ -15,7 +15,7 @@
 // 140  u32 inline_length       bytes used of the inline area: data of a small file, or a symlink's
 //                              target
 // 144  u64 directory_entries   without "." and ".."
-// 152  u64 reserved
+// 152  u64 segment_bytes       space of the data segment at the last commit; for st_blocks alone
 // 160  u64 small[16]           small block of each of the first 16 pages; 0: none
 // 288  reserved to 320
 // 320  inline area
@@ -56,12 +56,14 @@ class InodeView {
   std::int64_t mtime() const { return at<std::int64_t>(80); }
   std::int64_t ctime() const { return at<std::int64_t>(88); }
   std::int64_t btime() const { return at<std::int64_t>(96); }
+  std::uint64_t xattr_block() const { return at<std::uint64_t>(104); }
   std::uint64_t data_segment() const { return at<std::uint64_t>(112); }
   std::uint64_t parent() const { return at<std::uint64_t>(120); }
   std::uint64_t directory_root() const { return at<std::uint64_t>(128); }
   std::uint32_t directory_levels() const { return at<std::uint32_t>(136); }
   std::uint32_t inline_length() const { return at<std::uint32_t>(140); }
   std::uint64_t directory_entries() const { return at<std::uint64_t>(144); }
+  std::uint64_t segment_bytes() const { return at<std::uint64_t>(152); }
   std::uint64_t small(std::size_t page) const { return at<std::uint64_t>(160 + 8 * page); }
   ByteView inline_area() const { return block_.subspan(inline_at); }
   ByteView inline_data() const { return block_.subspan(inline_at, inline_length()); }
@@ -100,12 +102,14 @@ class InodeEditor {
   void mtime(std::int64_t v) { put(80, v); }
   void ctime(std::int64_t v) { put(88, v); }
   void btime(std::int64_t v) { put(96, v); }
+  void xattr_block(std::uint64_t v) { put(104, v); }
   void data_segment(std::uint64_t v) { put(112, v); }
   void parent(std::uint64_t v) { put(120, v); }
   void directory_root(std::uint64_t v) { put(128, v); }
   void directory_levels(std::uint32_t v) { put(136, v); }
   void inline_length(std::uint32_t v) { put(140, v); }
   void directory_entries(std::uint64_t v) { put(144, v); }
+  void segment_bytes(std::uint64_t v) { put(152, v); }
   void small(std::size_t page, std::uint64_t v) { put(160 + 8 * page, v); }
   MutableByteView inline_area() { return block_.subspan(inline_at); }
 

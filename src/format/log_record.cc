@@ -80,15 +80,21 @@ Status check_image(const Change& change) {
   return {};
 }
 
+DeltaRange next_range(Reader& reader) {
+  DeltaRange range;
+  range.offset = reader.get<std::uint16_t>();
+  range.bytes = reader.get_raw(reader.get<std::uint16_t>());
+  return range;
+}
+
 Status check_delta(const Change& change) {
   Reader reader(change.payload);
   while (reader.left() > 0) {
-    const std::size_t from = reader.get<std::uint16_t>();
-    const std::size_t length = reader.get<std::uint16_t>();
-    reader.get_raw(length);
+    const DeltaRange range = next_range(reader);
     if (!reader.ok()) return bad(change, "delta is cut off");
-    if (length == 0 || from + length > block_size) return bad(change, "delta beyond the block");
-    if (from < hidden_to && from + length > hidden_from) {
+    const std::size_t from = range.offset, end = from + range.bytes.size();
+    if (from == end || end > block_size) return bad(change, "delta beyond the block");
+    if (from < hidden_to && end > hidden_from) {
       return bad(change, "delta of version or checksum");
     }
   }
@@ -166,6 +172,15 @@ Result<std::vector<Change>> decode_record(ByteView record) {
   return changes;
 }
 
+std::vector<DeltaRange> delta_ranges(const Change& change) {
+  CHECK(change.kind == ChangeKind::delta);
+  std::vector<DeltaRange> ranges;
+  Reader reader(change.payload);
+  while (reader.left() > 0) ranges.push_back(next_range(reader));
+  CHECK(reader.ok());
+  return ranges;
+}
+
 void apply_change(const Change& change, MutableByteView block) {
   CHECK(block.size() == block_size);
   if (change.kind == ChangeKind::image) {
@@ -175,11 +190,9 @@ void apply_change(const Change& change, MutableByteView block) {
   }
   Reader reader(change.payload);
   while (reader.left() > 0) {
-    const std::size_t from = reader.get<std::uint16_t>();
-    const std::size_t length = reader.get<std::uint16_t>();
-    const ByteView bytes = reader.get_raw(length);
-    CHECK(reader.ok() && from + length <= block_size);
-    std::copy(bytes.begin(), bytes.end(), block.begin() + from);
+    const DeltaRange range = next_range(reader);
+    CHECK(reader.ok() && range.offset + range.bytes.size() <= block_size);
+    std::copy(range.bytes.begin(), range.bytes.end(), block.begin() + range.offset);
   }
   set_version(block, change.version);
 }

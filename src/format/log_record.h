@@ -68,6 +68,14 @@ class RecordBuilder {
 // record.
 Result<std::vector<Change>> decode_record(ByteView record);
 
+// The ranges that a delta replaces, in ascending order. They borrow from the change. Requires: a
+// delta of decode_record().
+struct DeltaRange {
+  std::size_t offset = 0;  // in the block
+  ByteView bytes;
+};
+std::vector<DeltaRange> delta_ranges(const Change& change);
+
 // Makes `block` (block_size bytes) what it was after the change, but for its checksum. Requires: a
 // change of decode_record(); for a delta, a block of the version before.
 void apply_change(const Change& change, MutableByteView block);

@@ -59,6 +59,12 @@ TEST(LogRecord, DeltaHoldsOnlyTheBytesThatDiffer) {
   RecordBuilder builder;
   builder.add_delta(inode_17, before, after);
   EXPECT_EQ(builder.size(), change_header_size + (4 + 7) + (4 + 1));
+  const auto ranges = delta_ranges(only_change(builder.view()));
+  ASSERT_EQ(ranges.size(), 2u);
+  EXPECT_EQ(ranges[0].offset, 1003u);
+  EXPECT_EQ(ranges[0].bytes.size(), 7u);
+  EXPECT_EQ(ranges[1].offset, 4095u);
+  EXPECT_EQ(ranges[1].bytes[0], std::byte{3});
   EXPECT_EQ(replayed(before, after), after);
 }
 

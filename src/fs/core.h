@@ -54,9 +54,11 @@ struct FileState {
   // What the inode block does not say yet; the next commit logs it.
   std::optional<std::uint64_t> size;
   std::optional<std::int64_t> mtime, ctime;
-  std::uint64_t segment = 0;  // given to the file, not in its inode yet
-  bool left_inline = false;   // the inline data are in `dirty` or in the segment now
-  bool data_written = false;  // data went to the segment ahead of the record
+  std::uint64_t segment = 0;      // given to the file, not in its inode yet
+  bool left_inline = false;       // the inline data are in `dirty` or in the segment now
+  bool space_changed = false;     // holes were made, or room
+  bool data_written = false;      // data went to the segment ahead of the record
+  std::uint64_t early_bytes = 0;  // how many
   TimePoint dirty_since{};
 
   std::uint64_t generation =

@@ -8,6 +8,7 @@
 #include "base/fault.h"
 #include "base/rare.h"
 #include "fs/allocator.h"
+#include "fs/data_steps.h"
 #include "fs/orphans.h"
 
 namespace plumeria::fs {
@@ -23,94 +24,11 @@ using format::small_limit;
 constexpr std::uint64_t early_write_bytes = 1u << 20;
 constexpr std::uint64_t write_size_max = 1u << 20;
 
-// Where the bytes of a file are, as its block and its state on this mount say together.
-class Map {
- public:
-  Map(ByteView inode_block, const FileState* file) : view_(inode_block), file_(file) {}
-
-  bool is_inline() const {
-    return view_.inline_length() > 0 && (file_ == nullptr || !file_->left_inline);
-  }
-  std::uint64_t segment() const {
-    if (view_.data_segment() != 0) return view_.data_segment();
-    return file_ == nullptr ? 0 : file_->segment;
-  }
-  std::uint64_t small(std::uint64_t offset) const {
-    return offset < small_limit ? view_.small(offset / block_size) : 0;
-  }
-  // Where the byte at `offset` is; segment 0 is a hole. `length` is cut to what lies there in one
-  // run.
-  disk::Address find(std::uint64_t offset, std::uint64_t& length) const {
-    if (const std::uint64_t number = small(offset)) {
-      const std::uint64_t within = offset % block_size;
-      length = std::min(length, block_size - within);
-      return {disk::Segment{format::small_segment}, number * block_size + within};
-    }
-    std::uint64_t end = offset + length;
-    for (std::uint64_t page = offset / block_size + 1;
-         page < small_count && page * block_size < end; ++page) {
-      if (view_.small(page) != 0) end = page * block_size;
-    }
-    length = end - offset;
-    return {disk::Segment{segment()}, offset};
-  }
-
- private:
-  InodeView view_;
-  const FileState* file_;
-};
-
 struct ReadPart {
   std::uint64_t at = 0;  // in the result
   disk::Address from;
   std::uint64_t length = 0;
 };
-
-// Before each change of the state that makes it dirty.
-void will_be_dirty(Core& core, FileState& file) {
-  if (!file.is_dirty()) core.becomes_dirty(file);
-}
-
-void touch(Core& core, FileState& file, std::int64_t mtime_at_least) {
-  will_be_dirty(core, file);
-  const std::int64_t now = std::max(core.now(), mtime_at_least);
-  file.mtime = now;
-  file.ctime = now;
-}
-
-// Moves inline data to where `dirty` data are, because the file no longer fits into its inode.
-void leave_inline(Core& core, FileState& file, ByteView inode_block) {
-  const InodeView view(inode_block);
-  if (view.inline_length() == 0 || file.left_inline) return;
-  const std::uint64_t length =
-      std::min<std::uint64_t>(view.inline_length(), size_of(inode_block, &file));
-  if (length > 0) {
-    file.dirty.insert_below(0, SharedBytes::copy_of(view.inline_data().first(length)));
-  }
-  file.left_inline = true;
-  core.account(file);
-}
-
-Task<Status> take_segment(Core& core, FileState& file, bool for_revoke) {
-  if (file.segment != 0) co_return Status();
-  auto reservation = co_await core.log.reserve(operation_log_bytes, for_revoke);
-  if (!reservation) co_return fail(std::move(reservation).error());
-  const Needs needs{};
-  auto piece = co_await core.allocator->pin(needs);
-  if (!piece) co_return fail(std::move(piece).error());
-  CO_TRY_STATUS(co_await core.orphans->make_room(1));
-  Transaction transaction(core.cache);
-  const std::uint64_t segment = core.allocator->take_segment(transaction, *piece);
-  core.orphans->add(transaction, Orphan{OrphanKind::pending_segment, segment});
-  auto position = transaction.commit(*reservation);
-  if (!position) co_return fail(std::move(position).error());
-  // A crash can take the number's record back after data went there; then it is handed out once
-  // more, and must be empty.
-  const disk::Address whole{disk::Segment{segment}, 0};
-  CO_TRY_STATUS(co_await core.disk.discard(whole, ~std::uint64_t{0}, core.lease));
-  file.segment = segment;
-  co_return Status();
-}
 
 Task<Status> run_all(Core& core, std::vector<Task<Status>> tasks) {
   auto results = co_await gather(core.world.executor, std::move(tasks));
@@ -191,6 +109,8 @@ void become_clean(Core& core, FileState& file, LogPosition position) {
   file.segment = 0;
   file.left_inline = false;
   file.data_written = false;
+  file.space_changed = false;
+  file.early_bytes = 0;
   file.last = position;
 }
 
@@ -268,7 +188,8 @@ void write_placed(Core& core, const Map& map, const FileState& file, const Small
 }
 
 Result<LogPosition> log_places(Core& core, FileState& file, const BlockRef& block,
-                               const SmallPlan& plan, wal::Reservation& reservation) {
+                               const SmallPlan& plan, std::uint64_t segment_bytes,
+                               wal::Reservation& reservation) {
   Transaction transaction(core.cache);
   MutableByteView bytes = transaction.edit(block);
   const InodeView view(bytes);
@@ -281,6 +202,7 @@ Result<LogPosition> log_places(Core& core, FileState& file, const BlockRef& bloc
     editor.data_segment(file.segment);
     core.orphans->remove(transaction, Orphan{OrphanKind::pending_segment, file.segment});
   }
+  editor.segment_bytes(segment_bytes);
   if (file.left_inline) {
     MutableByteView area = editor.inline_area();
     std::fill(area.begin(), area.end(), std::byte{0});
@@ -326,11 +248,18 @@ Task<Result<LogPosition>> commit_places(Core& core, FileState& file, BlockRef bl
   if (written && exposes && !planted(Fault::release_before_flush)) {
     written = co_await core.disk.flush();
   }
+  // With no hole in it, the space cannot have grown.
+  Result<std::uint64_t> space = view.segment_bytes();
+  if (written && map.segment() != 0 &&
+      (file.space_changed || file.segment != 0 || view.segment_bytes() < size)) {
+    space = co_await core.disk.allocated(disk::Segment{map.segment()});
+    if (!space) written = fail(space.error());
+  }
   if (!written) {
     core.allocator->unreserve_small(plan.numbers);
     co_return fail(std::move(written).error());
   }
-  auto position = log_places(core, file, block, plan, *reservation);
+  auto position = log_places(core, file, block, plan, *space, *reservation);
   core.allocator->unreserve_small(plan.numbers);
   co_return position;
 }
@@ -352,50 +281,27 @@ Task<Status> write_early(Core& core, FileState& file, BlockRef block) {
   }
   rarely<"fs: data go out ahead of their record">();
   file.data_written = true;
+  file.early_bytes += file.dirty.bytes();
   CO_TRY_STATUS(co_await run_all(core, std::move(writes)));
   file.dirty.clear();
   core.account(file);
   co_return Status();
 }
 
-// What shrinking to `size` sets free.
-struct Shrink {
-  std::vector<std::size_t> pages;
-  std::vector<std::uint64_t> numbers;
-  std::vector<std::uint64_t> pieces;
-};
-
-Shrink plan_shrink(const InodeView& view, std::uint64_t size) {
-  Shrink shrink;
-  for (std::size_t page = (size + block_size - 1) / block_size; page < small_count; ++page) {
-    const std::uint64_t number = view.small(page);
-    if (number == 0) continue;
-    shrink.pages.push_back(page);
-    shrink.numbers.push_back(number);
-    shrink.pieces.push_back(format::piece_of(Unit::small_block, number));
-  }
-  return shrink;
-}
-
 Result<LogPosition> log_shrink(Core& core, FileState& file, const BlockRef& block,
-                               const Shrink& shrink, const std::vector<PinnedPiece>& pieces,
+                               const FreedPages& freed, const std::vector<PinnedPiece>& pieces,
                                std::uint64_t size, wal::Reservation& reservation) {
   Transaction transaction(core.cache);
   MutableByteView bytes = transaction.edit(block);
   const InodeView view(bytes);
   InodeEditor editor(bytes);
-  for (std::size_t i = 0; i < shrink.pages.size(); ++i) {
-    const auto piece = std::find_if(pieces.begin(), pieces.end(), [&](const PinnedPiece& p) {
-      return p.number == shrink.pieces[i];
-    });
-    core.allocator->free(transaction, *piece, Unit::small_block, shrink.numbers[i], 0);
-    editor.small(shrink.pages[i], 0);
-  }
+  free_pages(core, transaction, editor, freed, pieces);
   if (size == 0) {
     for (std::uint64_t segment : {view.data_segment(), file.segment}) {
       if (segment != 0) core.orphans->let_go(transaction, segment);
     }
     editor.data_segment(0);
+    editor.segment_bytes(0);
   }
   const auto keep = static_cast<std::uint32_t>(std::min<std::uint64_t>(view.inline_length(), size));
   MutableByteView area = editor.inline_area();
@@ -410,14 +316,15 @@ Task<Status> shrink_data(Core& core, FileState& file, BlockRef block, std::uint6
   auto reservation = co_await core.log.reserve(operation_log_bytes, for_revoke);
   if (!reservation) co_return fail(std::move(reservation).error());
   CO_TRY_STATUS(co_await core.orphans->make_room(2));
-  const Shrink shrink = plan_shrink(InodeView(block.bytes()), size);
-  auto pieces = co_await core.allocator->pin_numbers(shrink.pieces);
+  const FreedPages freed =
+      plan_freed_pages(InodeView(block.bytes()), (size + block_size - 1) / block_size, small_count);
+  auto pieces = co_await core.allocator->pin_numbers(freed.pieces);
   if (!pieces) co_return fail(std::move(pieces).error());
   CO_TRY_STATUS(co_await core.orphans->make_room(2));
   const std::uint64_t segments[] = {InodeView(block.bytes()).data_segment(), file.segment};
-  auto position = log_shrink(core, file, block, shrink, *pieces, size, *reservation);
+  auto position = log_shrink(core, file, block, freed, *pieces, size, *reservation);
   if (!position) co_return fail(std::move(position).error());
-  core.allocator->small_blocks_freed(shrink.numbers, *position);
+  core.allocator->small_blocks_freed(freed.numbers, *position);
   file.last = *position;
   file.dirty.truncate(size);
   core.account(file);
@@ -429,39 +336,12 @@ Task<Status> shrink_data(Core& core, FileState& file, BlockRef block, std::uint6
     file.segment = 0;
     file.left_inline = false;
     file.data_written = false;
+    file.early_bytes = 0;
     for (std::uint64_t segment : segments) {
       if (segment != 0) core.orphans->look_at(Orphan{OrphanKind::segment, segment});
     }
   }
   if (InodeView(block.bytes()).size() != size) file.size = size;
-  co_return Status();
-}
-
-// Before the file grows: what lies behind its end becomes zeros, durable before the record that
-// shows it (docs/format.md, "The tail").
-Task<Status> clear_tail(Core& core, FileState& file, BlockRef block) {
-  if (core.clean_tails.contains(file.inode) || planted(Fault::stale_end_ignored)) {
-    co_return Status();
-  }
-  const std::uint64_t size = size_of(block.bytes(), &file);
-  const Map map(block.bytes(), &file);
-  const bool in_small_block = size % block_size != 0 && map.small(size) != 0;
-  // The shrinking must not be undone by a crash after its bytes are gone.
-  if ((in_small_block || map.segment() != 0) && block->last_record() > core.log.durable()) {
-    CO_TRY_STATUS(co_await core.log.sync_all());
-  }
-  if (map.segment() != 0) {
-    const disk::Address behind{disk::Segment{map.segment()}, size};
-    rarely<"fs: the tail of a segment is cleared">();
-    CO_TRY_STATUS(co_await core.disk.discard(behind, ~std::uint64_t{0} - size, core.lease));
-  }
-  if (in_small_block) {
-    rarely<"fs: the tail of a small block is cleared">();
-    will_be_dirty(core, file);
-    file.dirty.insert(size, SharedBytes(Bytes(block_size - size % block_size)));
-    core.account(file);
-  }
-  core.clean_tails.insert(file.inode);
   co_return Status();
 }
 
@@ -471,6 +351,27 @@ std::uint64_t size_of(ByteView inode_block, const FileState* file) {
   if (file != nullptr && file->size) return *file->size;
   return InodeView(inode_block).size();
 }
+
+namespace {
+
+// Bytes of whole blocks that hold the file's data, or are going to: what is dirty gets new ones as
+// far as the size lets it.
+std::uint64_t space_of(const InodeView& view, const FileState* file, std::uint64_t size) {
+  const auto whole = [](std::uint64_t bytes) {
+    return bytes / block_size * block_size + (bytes % block_size != 0 ? block_size : 0);
+  };
+  if (!view.is_regular()) return view.is_directory() ? whole(size) : 0;
+  std::uint64_t space = view.xattr_block() != 0 ? block_size : 0;
+  if (view.inline_length() > 0) space += block_size;
+  for (std::size_t page = 0; page < small_count; ++page) {
+    if (view.small(page) != 0) space += block_size;
+  }
+  if (view.data_segment() != 0) space += view.segment_bytes();
+  const std::uint64_t dirty = file == nullptr ? 0 : file->dirty.bytes() + file->early_bytes;
+  return std::max(space, std::min(space + whole(dirty), whole(size)));
+}
+
+}  // namespace
 
 Attributes attributes_of(ByteView inode_block, const FileState* file) {
   const InodeView view(inode_block);
@@ -484,7 +385,7 @@ Attributes attributes_of(ByteView inode_block, const FileState* file) {
   attributes.rdev = view.rdev();
   attributes.size = view.is_directory() ? std::max<std::uint64_t>(view.size(), block_size)
                                         : size_of(inode_block, file);
-  attributes.blocks = (attributes.size + 511) / 512;
+  attributes.blocks = space_of(view, file, attributes.size) / 512;
   attributes.atime = WallTime{view.atime()};
   attributes.mtime = WallTime{file != nullptr && file->mtime ? *file->mtime : view.mtime()};
   attributes.ctime = WallTime{file != nullptr && file->ctime ? std::max(*file->ctime, view.ctime())

@@ -18,6 +18,7 @@
 #include "fs/directory.h"
 #include "fs/operations.h"
 #include "fs/orphans.h"
+#include "fs/xattr_block.h"
 
 namespace plumeria::fs {
 
@@ -78,12 +79,21 @@ class FileSystem : public Operations {
                                  bool append, bool kill_suid, Access access) override;
   Task<Result<WriteReply>> write_mapped(InodeNumber inode, std::uint64_t offset, SharedBytes data,
                                         bool kill_suid, Access access) override;
+  Task<Status> fallocate(InodeNumber inode, std::uint64_t offset, std::uint64_t length,
+                         std::uint32_t mode, Access access) override;
+  Task<Result<std::uint64_t>> seek(InodeNumber inode, std::uint64_t offset, bool hole) override;
   Task<Status> fsync(InodeNumber inode, bool data_only) override;
   Task<Status> sync_everything() override;
   Task<Result<Covered<std::vector<DirectoryEntry>>>> readdir(InodeNumber inode,
                                                              std::uint64_t cookie, std::size_t max,
                                                              bool plus) override;
   Task<Result<FileSystemStatistics>> statfs() override;
+  Task<Result<Covered<std::optional<Bytes>>>> getxattr(InodeNumber inode,
+                                                       std::string name) override;
+  Task<Result<std::vector<std::string>>> listxattr(InodeNumber inode) override;
+  Task<Status> setxattr(InodeNumber inode, std::string name, Bytes value, std::uint32_t flags,
+                        bool kill_sgid) override;
+  Task<Status> removexattr(InodeNumber inode, std::string name) override;
   Task<Status> set_file_lock(clerk::FileLock lock, bool wait, std::uint64_t request) override;
   void cancel_file_lock(std::uint64_t request) override;
   Task<Result<clerk::FileLock>> test_file_lock(clerk::FileLock lock) override;
@@ -126,11 +136,25 @@ class FileSystem : public Operations {
   Task<Result<Covered<Attributes>>> make(InodeNumber parent, std::string name, NewInode kind);
   Attributes format_new(Transaction& transaction, const BlockRef& block, std::uint64_t version,
                         InodeNumber number, const format::InodeView& parent, const NewInode& kind);
+  // What a new inode gets from the directory's default list, or the umask.
+  struct Inheritance {
+    std::uint32_t mode = 0;
+    format::Xattrs xattrs;
+  };
+  Task<Result<Inheritance>> inheritance(BlockRef parent, NewInode kind);
+  // In one transaction. The edit may change attributes and mode, or fail, and then nothing changes.
+  using XattrEdit = std::function<Status(format::Xattrs&, std::uint32_t& mode)>;
+  Task<Status> change_xattrs(InodeNumber inode, XattrEdit edit);
+  // The extended attributes as they are to be after a setattr.
+  Task<Result<XattrBlock>> follow_attributes(BlockRef block, Changes changes);
+  // By the permission bits or the access list, as Linux looks at them.
+  Task<Result<bool>> may_open(BlockRef inode, Caller caller, bool read, bool write);
   struct PinnedChild {
     Pin directory_pin, child_pin;
     NamePath name;
     BlockRef directory, child;
   };
+  Task<Result<LookupReply>> lookup_by_number(InodeNumber inode, bool parent);
   Task<Result<PinnedChild>> pin_child(InodeNumber parent, const std::string& name, Mode mode);
   Task<Status> remove(InodeNumber parent, std::string name, bool directory);
   // What taking one link away does, decided before and finished after the transaction.

@@ -1,5 +1,6 @@
 // Operations on open files and attributes.
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -8,12 +9,16 @@
 #include "base/rare.h"
 #include "fs/data.h"
 #include "fs/file_system.h"
+#include "fs/space.h"
 
 namespace plumeria::fs {
 namespace {
 
 using format::InodeEditor;
 using format::InodeView;
+
+// Not for files: for metadata in place, logs of new mounts, registers.
+constexpr std::uint64_t space_reserve = 16u << 20;
 
 bool opens_for_writing(std::uint32_t flags) { return (flags & O_ACCMODE) != O_RDONLY; }
 
@@ -202,8 +207,13 @@ Task<Status> FileSystem::set_attributes(InodeNumber inode, const Changes& change
   if (!block) co_return fail(std::move(block).error());
   auto reservation = co_await core_.log.reserve(operation_log_bytes, true);
   if (!reservation) co_return fail(std::move(reservation).error());
+  std::optional<XattrBlock> xattrs;
+  if (InodeView(block->bytes()).xattr_block() != 0 && (changes.mode || changes.kill_suid)) {
+    CO_TRY(xattrs, co_await follow_attributes(*block, changes));
+  }
   const std::int64_t now = core_.now();
   Transaction transaction(core_.cache);
+  if (xattrs) CO_TRY_STATUS(save_xattrs(core_, transaction, *block, *xattrs, nullptr));
   MutableByteView bytes = transaction.edit(*block);
   const InodeView view(bytes);
   InodeEditor editor(bytes);
@@ -296,12 +306,50 @@ Task<Result<WriteReply>> FileSystem::write_as(WriteKind kind, InodeNumber inode,
   const bool was_dirty = core_.find_file(inode) != nullptr && core_.find_file(inode)->is_dirty();
   CO_TRY_STATUS(co_await write_data(core_, inode, reply.offset, std::move(data)));
   if (!was_dirty) wake_.notify_all();
-  if (kill_suid && without_suid(view.mode()) != view.mode()) {
+  if (kill_suid && (without_suid(view.mode()) != view.mode() || view.xattr_block() != 0)) {
     Changes changes;
     changes.kill_suid = true;
     CO_TRY_STATUS(co_await set_attributes(inode, changes));
   }
   co_return reply;
+}
+
+Task<Status> FileSystem::fallocate(InodeNumber inode, std::uint64_t offset, std::uint64_t length,
+                                   std::uint32_t mode, Access access) {
+  constexpr std::uint32_t keep = FALLOC_FL_KEEP_SIZE, punch = FALLOC_FL_PUNCH_HOLE,
+                          zero = FALLOC_FL_ZERO_RANGE;
+  CO_TRY_STATUS(check_lost(inode));
+  if (mode != 0 && mode != keep && mode != (punch | keep) && (mode | keep) != (zero | keep)) {
+    co_return fail(Errc::not_supported);
+  }
+  if (length == 0) co_return fail(Errc::invalid);
+  const bool reserves = (mode & punch) == 0;
+  if (reserves && access == Access::normal) {
+    CO_TRY_STATUS(co_await take_space(std::min(length, format::small_limit)));
+  }
+  auto hold = co_await hold_data(inode, Mode::exclusive, access);
+  if (!hold) co_return fail(std::move(hold).error());
+  CO_TRY(const BlockRef block, co_await load_named(inode));
+  if (!InodeView(block.bytes()).is_regular()) co_return fail(Errc::invalid);
+  const std::uint64_t longest = reserves ? std::min(file_size_max, segment_max_) : file_size_max;
+  if (offset > longest || length > longest - offset) co_return fail(Errc::file_too_big);
+  const std::uint64_t end = offset + length;
+  if ((mode & (punch | zero)) != 0) {
+    CO_TRY_STATUS(co_await punch_data(core_, inode, offset, end, true));
+  }
+  if (reserves) {
+    CO_TRY_STATUS(co_await reserve_data(core_, inode, offset, end, (mode & keep) != 0, true));
+  }
+  wake_.notify_all();
+  co_return Status();
+}
+
+Task<Result<std::uint64_t>> FileSystem::seek(InodeNumber inode, std::uint64_t offset, bool hole) {
+  CO_TRY_STATUS(check_lost(inode));
+  CO_TRY(const Pin pin, co_await core_.clerk.acquire(inode_lock(inode), Mode::shared));
+  CO_TRY(const BlockRef block, co_await load_named(inode));
+  if (!InodeView(block.bytes()).is_regular()) co_return fail(Errc::invalid);
+  co_return co_await seek_data(core_, inode, offset, hole);
 }
 
 Task<Status> FileSystem::fsync(InodeNumber inode, bool) {
@@ -349,14 +397,12 @@ Task<Status> FileSystem::commit_everything() {
 // Asks the disk for its free space once a second, and in between counts what is promised, so that a
 // write is refused before it is acknowledged rather than lost after.
 Task<Status> FileSystem::take_space(std::uint64_t bytes) {
-  constexpr std::uint64_t reserve = 16u
-                                    << 20;  // for metadata in place, logs of new mounts, registers
   const TimePoint now = core_.world.clock.now();
   if (bytes > space_ || now - space_asked_ > 1s) {
     space_asked_ = now;
     auto usage = co_await core_.disk.usage();
     if (!usage) co_return fail(std::move(usage).error());
-    const std::uint64_t promised = core_.dirty_bytes + reserve;
+    const std::uint64_t promised = core_.dirty_bytes + space_reserve;
     space_ = usage->available > promised ? usage->available - promised : 0;
     segment_max_ = usage->segment_max;
   }
@@ -371,7 +417,7 @@ Task<Result<FileSystemStatistics>> FileSystem::statfs() {
   FileSystemStatistics statistics;
   statistics.block_size = format::block_size;
   statistics.blocks_total = usage->total / format::block_size;
-  const std::uint64_t promised = core_.dirty_bytes;
+  const std::uint64_t promised = core_.dirty_bytes + space_reserve;
   const std::uint64_t available = usage->available > promised ? usage->available - promised : 0;
   statistics.blocks_free = available / format::block_size;
   // An inode takes a block, and there is no other limit.

@@ -39,22 +39,6 @@ Status check_parent(ByteView block) {
   return {};
 }
 
-// By the permission bits, as Linux looks at them.
-bool may_open(const InodeView& view, const Caller& caller, std::uint32_t flags) {
-  if (caller.uid == 0) return true;
-  std::uint32_t wanted = (flags & O_ACCMODE) == O_WRONLY ? 0 : 04;
-  if ((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0) wanted |= 02;
-  const auto& groups = caller.groups;
-  std::uint32_t granted = view.mode();
-  if (caller.uid == view.uid()) {
-    granted >>= 6;
-  } else if (caller.gid == view.gid() ||
-             std::find(groups.begin(), groups.end(), view.gid()) != groups.end()) {
-    granted >>= 3;
-  }
-  return (granted & wanted) == wanted;
-}
-
 void touch_directory(InodeEditor editor, const InodeView& view, std::int64_t now) {
   editor.mtime(std::max(now, view.mtime()));
   editor.ctime(std::max(now, view.ctime()));
@@ -64,6 +48,7 @@ void touch_directory(InodeEditor editor, const InodeView& view, std::int64_t now
 
 Task<Result<Operations::LookupReply>> FileSystem::lookup(InodeNumber parent, std::string name) {
   if (name.size() > name_max) co_return fail(Errc::name_too_long);
+  if (name == "." || name == "..") co_return co_await lookup_by_number(parent, name == "..");
   for (;;) {
     auto child = co_await pin_child(parent, name, Mode::shared);
     if (!child) co_return fail(std::move(child).error());
@@ -77,6 +62,22 @@ Task<Result<Operations::LookupReply>> FileSystem::lookup(InodeNumber parent, std
     }
     co_return reply;
   }
+}
+
+// For file handles (name_to_handle_at(2)): the kernel knows a number, and no name.
+Task<Result<Operations::LookupReply>> FileSystem::lookup_by_number(InodeNumber inode, bool parent) {
+  if (parent) {
+    CO_TRY(const Pin pin, co_await core_.clerk.acquire(inode_lock(inode), Mode::shared));
+    CO_TRY(const BlockRef block, co_await load_named(inode));
+    const InodeView view(block.bytes());
+    if (!view.is_directory()) co_return fail(Errc::not_directory);
+    if (inode != root_inode) inode = InodeNumber{view.parent()};
+  }
+  CO_TRY(Covered<Attributes> found, co_await getattr(inode));
+  LookupReply reply;
+  reply.attributes = found.value;
+  reply.pins = std::move(found.pins);
+  co_return reply;
 }
 
 // Pins the directory and, if the name exists, its inode, both in `mode`.
@@ -189,7 +190,7 @@ Attributes FileSystem::format_new(Transaction& transaction, const BlockRef& bloc
   format::format_block(bytes, format::BlockType::inode, raw(number), version);
   const bool directory = S_ISDIR(kind.mode);
   const bool inherits_group = (parent.mode() & S_ISGID) != 0;
-  std::uint32_t mode = kind.mode & ~(S_ISLNK(kind.mode) ? 0 : kind.caller.umask & 0777);
+  std::uint32_t mode = kind.mode;
   if (inherits_group && directory) mode |= S_ISGID;
   const std::int64_t now = core_.now();
   InodeEditor editor(bytes);
@@ -230,9 +231,10 @@ Task<Result<Covered<Attributes>>> FileSystem::make(InodeNumber parent, std::stri
     const InodeView parent_view(directory->bytes());
     if (S_ISDIR(kind.mode) && parent_view.links() >= links_max)
       co_return fail(Errc::too_many_links);
+    CO_TRY(Inheritance inherited, co_await inheritance(*directory, kind));
     Needs needs;
     needs.inodes = 1;
-    needs.directory_blocks = insert_blocks_max;
+    needs.directory_blocks = insert_blocks_max + (inherited.xattrs.empty() ? 0 : 1);
     auto piece = co_await allocator_.pin(needs);
     if (!piece) co_return fail(std::move(piece).error());
     auto fresh = allocator_.pick_inode(*piece);
@@ -247,7 +249,11 @@ Task<Result<Covered<Attributes>>> FileSystem::make(InodeNumber parent, std::stri
     Transaction transaction(core_.cache);
     Covered<Attributes> reply;
     const std::uint64_t version = piece->next_version();
-    reply.value = format_new(transaction, block, version, fresh->number, parent_view, kind);
+    NewInode as_inherited = kind;
+    as_inherited.mode = inherited.mode;
+    reply.value = format_new(transaction, block, version, fresh->number, parent_view, as_inherited);
+    const XattrBlock xattrs{{}, std::move(inherited.xattrs)};
+    CO_TRY_STATUS(save_xattrs(core_, transaction, block, xattrs, &*piece));
     allocator_.use(transaction, *piece, Unit::inode, raw(fresh->number));
     CO_TRY_STATUS(insert_name(core_, transaction, place->path, *piece, name, fresh->number,
                               entry_type(kind.mode)));
@@ -325,7 +331,10 @@ Task<Result<Operations::CreateReply>> FileSystem::create(InodeNumber parent, std
     const InodeView view(existing->child.bytes());
     if (view.is_directory()) co_return fail(Errc::is_directory);
     if (!view.is_regular()) co_return fail(Errc::stale, absl::StrCat("inode ", raw(inode)));
-    if (!may_open(view, caller, flags)) co_return fail(Errc::access);
+    const bool reads = (flags & O_ACCMODE) != O_WRONLY;
+    const bool writes = (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC) != 0;
+    CO_TRY(const bool may, co_await may_open(existing->child, caller, reads, writes));
+    if (!may) co_return fail(Errc::access);
     CO_TRY_STATUS(check_lost(inode));
     if ((flags & O_TRUNC) != 0) {
       CO_TRY_STATUS(co_await truncate_data(core_, inode, 0, true));
@@ -388,7 +397,7 @@ FileSystem::LinkDrop FileSystem::plan_link_drop(const BlockRef& child, std::uint
   const InodeView view(child.bytes());
   const InodeNumber inode{view.number()};
   drop.last = view.is_directory() || view.links() <= links;
-  if (!drop.last || view.is_directory()) return drop;
+  if (!drop.last || view.is_directory() || view.xattr_block() != 0) return drop;
   const FileState* file = core_.find_file(inode);
   if ((file != nullptr && file->handles > 0) || !core_.sole.contains(inode)) return drop;
   std::vector<std::uint64_t> pieces = pieces_to_free(child.bytes());
@@ -404,7 +413,7 @@ void FileSystem::drop_link(Transaction& transaction, LinkDrop& drop, std::uint32
   if (drop.piece) {
     std::vector<PinnedPiece> pieces;
     pieces.push_back(std::move(*drop.piece));
-    drop.freed = free_inode_in(core_, transaction, drop.child, pieces);
+    drop.freed = free_inode_in(core_, transaction, drop.child, BlockRef(), pieces);
     drop.piece = std::move(pieces.front());
     return;
   }

@@ -115,6 +115,7 @@ class Operations {
     std::optional<Attributes> attributes;  // nothing: no such name
     std::vector<clerk::Pin> pins;
   };
+  // "." is any inode itself, whatever it is; ".." a directory's parent.
   virtual Task<Result<LookupReply>> lookup(InodeNumber parent, std::string name) = 0;
   // The kernel has dropped its last reference: the inode's lock may be idle, and a directory that
   // was removed here is taken apart only now.
@@ -179,6 +180,12 @@ class Operations {
   virtual Task<Result<WriteReply>> write_mapped(InodeNumber inode, std::uint64_t offset,
                                                 SharedBytes data, bool kill_suid,
                                                 Access access) = 0;
+  // Space of a regular file. `mode` as fallocate(2): 0 or FALLOC_FL_KEEP_SIZE makes room,
+  // PUNCH_HOLE (with KEEP_SIZE) makes a hole, ZERO_RANGE zeroes; others Errc::not_supported.
+  virtual Task<Status> fallocate(InodeNumber inode, std::uint64_t offset, std::uint64_t length,
+                                 std::uint32_t mode, Access access) = 0;
+  // SEEK_HOLE or SEEK_DATA. Errc::no_device (ENXIO) as lseek(2).
+  virtual Task<Result<std::uint64_t>> seek(InodeNumber inode, std::uint64_t offset, bool hole) = 0;
   virtual Task<Status> fsync(InodeNumber inode, bool data_only) = 0;
   virtual Task<Status> sync_everything() = 0;
 
@@ -191,6 +198,19 @@ class Operations {
                                                                      bool plus) = 0;
 
   virtual Task<Result<FileSystemStatistics>> statfs() = 0;
+
+  // Extended attributes; names carry their namespace: "user.", "trusted.", "security.", or they are
+  // those of POSIX access control lists, whose permission bits follow the mode and the other way
+  // round. Other names are not supported. All of an inode must fit into a block
+  // (format/xattrs.h), else Errc::no_space. Nothing: there is none of that name.
+  virtual Task<Result<Covered<std::optional<Bytes>>>> getxattr(InodeNumber inode,
+                                                               std::string name) = 0;
+  virtual Task<Result<std::vector<std::string>>> listxattr(InodeNumber inode) = 0;
+  // flags: XATTR_CREATE or XATTR_REPLACE of setxattr(2). `kill_sgid`: with an access list, clears
+  // the set-group-id bit.
+  virtual Task<Status> setxattr(InodeNumber inode, std::string name, Bytes value,
+                                std::uint32_t flags, bool kill_sgid) = 0;
+  virtual Task<Status> removexattr(InodeNumber inode, std::string name) = 0;
 
   // flock and fcntl; see clerk/clerk.h.
   virtual Task<Status> set_file_lock(clerk::FileLock lock, bool wait, std::uint64_t request) = 0;

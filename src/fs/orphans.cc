@@ -7,6 +7,7 @@
 #include "base/rare.h"
 #include "fs/allocator.h"
 #include "fs/directory.h"
+#include "fs/xattr_block.h"
 
 namespace plumeria::fs {
 namespace {
@@ -237,14 +238,20 @@ Task<Status> Orphans::free_inode(InodeNumber inode, BlockRef block) {
   auto reservation = co_await core_.log.reserve(operation_log_bytes, true);
   if (!reservation) co_return fail(std::move(reservation).error());
   CO_TRY_STATUS(co_await make_room(2));
+  CO_TRY(const XattrBlock xattrs, co_await load_xattrs(core_, block));
   std::vector<std::uint64_t> numbers = pieces_to_free(block.bytes());
   auto pieces = co_await core_.allocator->pin_numbers(std::move(numbers));
   if (!pieces) co_return fail(std::move(pieces).error());
+  if (xattrs.block) {
+    std::vector<BlockRef> leaving{xattrs.block};
+    co_await core_.cache.settle(std::move(leaving));
+  }
   Transaction transaction(core_.cache);
-  const FreedInode freed = free_inode_in(core_, transaction, block, *pieces);
+  const FreedInode freed = free_inode_in(core_, transaction, block, xattrs.block, *pieces);
   remove(transaction, orphan);
   auto position = transaction.commit(*reservation);
   if (!position) co_return fail(std::move(position).error());
+  if (xattrs.block) core_.cache.forget(xattrs.block);
   after_free(core_, inode, freed, *position);
   co_return Status();
 }
@@ -252,6 +259,9 @@ Task<Status> Orphans::free_inode(InodeNumber inode, BlockRef block) {
 std::vector<std::uint64_t> pieces_to_free(ByteView inode_block) {
   const format::InodeView view(inode_block);
   std::vector<std::uint64_t> pieces{format::piece_of(Unit::inode, view.number())};
+  if (view.xattr_block() != 0) {
+    pieces.push_back(format::piece_of(Unit::directory_block, view.xattr_block()));
+  }
   for (std::size_t page = 0; page < format::small_count; ++page) {
     if (view.small(page) != 0) {
       pieces.push_back(format::piece_of(Unit::small_block, view.small(page)));
@@ -261,7 +271,7 @@ std::vector<std::uint64_t> pieces_to_free(ByteView inode_block) {
 }
 
 FreedInode free_inode_in(Core& core, Transaction& transaction, const BlockRef& block,
-                         const std::vector<PinnedPiece>& pieces) {
+                         const BlockRef& xattrs, const std::vector<PinnedPiece>& pieces) {
   const auto piece_with = [&pieces](std::uint64_t number) -> const PinnedPiece& {
     const auto found = std::find_if(pieces.begin(), pieces.end(),
                                     [number](const PinnedPiece& p) { return p.number == number; });
@@ -280,6 +290,12 @@ FreedInode free_inode_in(Core& core, Transaction& transaction, const BlockRef& b
     core.allocator->free(transaction,
                          piece_with(format::piece_of(Unit::small_block, view.small(page))),
                          Unit::small_block, view.small(page), 0);
+  }
+  if (view.xattr_block() != 0) {
+    CHECK(xattrs);
+    core.allocator->free(transaction,
+                         piece_with(format::piece_of(Unit::directory_block, view.xattr_block())),
+                         Unit::directory_block, view.xattr_block(), xattrs->version() + 1);
   }
   if (view.data_segment() != 0) freed.segments.push_back(view.data_segment());
   if (const FileState* file = core.find_file(InodeNumber{number});

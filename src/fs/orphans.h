@@ -33,9 +33,11 @@ struct FreedInode {
 // The pieces that must be pinned for free_inode_in().
 std::vector<std::uint64_t> pieces_to_free(ByteView inode_block);
 // In a transaction: the inode, its small blocks, and its segments, which go to the orphan list (two
-// places are needed). Requires: links 0, not open anywhere, a directory without index blocks.
+// places are needed), and the block of its extended attributes, if it has one: `xattrs`, settled
+// and to be forgotten afterwards. Requires: links 0, not open anywhere, a directory without index
+// blocks.
 FreedInode free_inode_in(Core& core, Transaction& transaction, const BlockRef& block,
-                         const std::vector<PinnedPiece>& pieces);
+                         const BlockRef& xattrs, const std::vector<PinnedPiece>& pieces);
 // After the commit at `position`.
 void after_free(Core& core, InodeNumber inode, const FreedInode& freed, LogPosition position);
 

@@ -2,7 +2,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -400,6 +402,44 @@ Task<void> DataRequests::write(Request request, fuse_write_in in, SharedBytes by
     }
     co_return;
   }
+}
+
+// The kernel holds the file as for a truncation, has sent what is dirty of the range, and forgets
+// its pages when this is answered.
+Task<void> DataRequests::fallocate(Request request, fuse_fallocate_in in) {
+  DataRequest data;
+  data.unique = request.unique;
+  data.kind = DataKind::truncate;
+  data.range = range_of(in.offset, in.length);
+  cache_.sizes().changes_file(request.inode);
+  for (;;) {
+    const fs::Access access = co_await admitted(request.inode, data);
+    auto done =
+        co_await operations_.fallocate(request.inode, in.offset, in.length, in.mode, access);
+    cache_.executed(request.inode, access);
+    if (!done) {
+      const bool repeat = co_await to_be_repeated(request.inode, data, access, done.error().code);
+      if (repeat) continue;
+    }
+    cache_.replying(request.inode, data, access);
+    // The kernel lengthens the file by itself then.
+    if (done && (in.mode & FALLOC_FL_KEEP_SIZE) == 0) {
+      cache_.sizes().written_by(request.inode, request.thread, in.offset + in.length);
+    }
+    replies_.status(request, done);
+    co_return;
+  }
+}
+
+Task<void> DataRequests::seek(Request request, fuse_lseek_in in) {
+  auto found = co_await operations_.seek(request.inode, in.offset, in.whence == SEEK_HOLE);
+  if (!found) {
+    replies_.failed(request, found.error());
+    co_return;
+  }
+  fuse_lseek_out out{};
+  out.offset = *found;
+  replies_.with(request, out);
 }
 
 Task<void> DataRequests::fsync(Request request, bool data_only) {

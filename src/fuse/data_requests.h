@@ -29,6 +29,8 @@ class DataRequests {
   Task<void> release(Request request, fuse_release_in in);
   Task<void> read(Request request, fuse_read_in in);
   Task<void> write(Request request, fuse_write_in in, SharedBytes data);
+  Task<void> fallocate(Request request, fuse_fallocate_in in);
+  Task<void> seek(Request request, fuse_lseek_in in);
   Task<void> fsync(Request request, bool data_only);
   Task<void> sync_everything(Request request);
   Task<void> statfs(Request request);

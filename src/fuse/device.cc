@@ -123,8 +123,11 @@ Result<std::unique_ptr<Device>> Device::open(const MountPoint& where) {
       new Device(fd, parent, resolved, connection_of(escaped(resolved))));
 }
 
+// Others may have unmounted it, and mounted something else there.
 Device::~Device() {
-  if (mounted_) ::umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+  if (mounted_ && connection_of(escaped(directory_)) == connection_) {
+    ::umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+  }
   ::close(fd_);
   ::close(parent_);
 }

@@ -14,6 +14,7 @@
 #include "fuse/data_requests.h"
 #include "fuse/lock_requests.h"
 #include "fuse/name_requests.h"
+#include "fuse/xattr_requests.h"
 
 namespace plumeria::fuse {
 
@@ -30,7 +31,8 @@ constexpr std::uint32_t wanted_flags =
     FUSE_ASYNC_READ | FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS | FUSE_BIG_WRITES | FUSE_DONT_MASK |
     FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |
     FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_EXPLICIT_INVAL_DATA |
-    FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT;
+    FUSE_HANDLE_KILLPRIV_V2 | FUSE_EXPORT_SUPPORT | FUSE_POSIX_ACL | FUSE_SETXATTR_EXT |
+    FUSE_INIT_EXT;
 
 }  // namespace
 
@@ -40,10 +42,12 @@ struct Session::Parts {
         Replies& replies)
       : locks(operations, replies),
         data(executor, operations, cache, replies, locks),
-        names(operations, cache, replies, data) {}
+        names(operations, cache, replies, data),
+        xattrs(operations, cache, replies) {}
   LockRequests locks;
   DataRequests data;
   NameRequests names;
+  XattrRequests xattrs;
 };
 
 Result<std::unique_ptr<Session>> Session::open(os::RealExecutor& executor, SessionOptions options) {
@@ -178,7 +182,15 @@ void Session::handle(ByteView bytes) {
     case FUSE_FLUSH:
     case FUSE_FSYNC:
     case FUSE_FSYNCDIR:
+    case FUSE_FALLOCATE:
+    case FUSE_LSEEK:
       handle_data(request, arguments);
+      break;
+    case FUSE_GETXATTR:
+    case FUSE_LISTXATTR:
+    case FUSE_SETXATTR:
+    case FUSE_REMOVEXATTR:
+      handle_xattrs(request, arguments);
       break;
     case FUSE_GETLK:
     case FUSE_SETLK:
@@ -286,9 +298,45 @@ void Session::handle_data(Request request, Arguments& arguments) {
       }
       break;
     }
+    case FUSE_FALLOCATE:
+      tasks_.spawn(parts_->data.fallocate(request, arguments.get<fuse_fallocate_in>()));
+      break;
+    case FUSE_LSEEK:
+      tasks_.spawn(parts_->data.seek(request, arguments.get<fuse_lseek_in>()));
+      break;
     default:
       tasks_.spawn(parts_->data.fsync(
           request, (arguments.get<fuse_fsync_in>().fsync_flags & FUSE_FSYNC_FDATASYNC) != 0));
+      break;
+  }
+}
+
+void Session::handle_xattrs(Request request, Arguments& arguments) {
+  switch (request.opcode) {
+    case FUSE_GETXATTR: {
+      const auto in = arguments.get<fuse_getxattr_in>();
+      tasks_.spawn(parts_->xattrs.get(request, in.size, arguments.text()));
+      break;
+    }
+    case FUSE_LISTXATTR:
+      tasks_.spawn(parts_->xattrs.list(request, arguments.get<fuse_getxattr_in>().size));
+      break;
+    case FUSE_SETXATTR: {
+      fuse_setxattr_in in{};
+      if (setxattr_is_extended_) {
+        in = arguments.get<fuse_setxattr_in>();
+      } else {
+        in.size = arguments.get<std::uint32_t>();
+        in.flags = arguments.get<std::uint32_t>();
+      }
+      std::string name = arguments.text();
+      CHECK(arguments.rest().size() >= in.size);
+      tasks_.spawn(parts_->xattrs.set(request, in, std::move(name),
+                                      to_bytes(arguments.rest().first(in.size))));
+      break;
+    }
+    default:
+      tasks_.spawn(parts_->xattrs.remove(request, arguments.text()));
       break;
   }
 }
@@ -357,6 +405,7 @@ void Session::initialize(Request request, Arguments& arguments) {
   out.minor = std::min(in.minor, minor_we_speak);
   out.max_readahead = in.max_readahead;
   out.flags = in.flags & wanted_flags;
+  setxattr_is_extended_ = (out.flags & FUSE_SETXATTR_EXT) != 0;
   // Reads of one file that wait for its lock must never keep the dirty pages of another file from
   // being sent, and all of these are "background".
   const bool direct_may_map =

@@ -66,6 +66,7 @@ class Session {
   void handle(ByteView bytes);
   void handle_names(Request request, Arguments& arguments);
   void handle_data(Request request, Arguments& arguments);
+  void handle_xattrs(Request request, Arguments& arguments);
   void handle_locks(Request request, Arguments& arguments);
   void handle_rest(Request request, Arguments& arguments);
   void initialize(Request request, Arguments& arguments);
@@ -78,6 +79,7 @@ class Session {
   Replies replies_;
   std::unique_ptr<Parts> parts_;
   Callback ended_;
+  bool setxattr_is_extended_ = false;  // what INIT agreed on
   bool serving_ = false;
   int draining_ = 0;
   std::vector<Bytes> spare_buffers_;

@@ -33,6 +33,9 @@ class CountingDisk : public disk::VirtualDisk {
                            disk::LeaseNumber lease) override {
     return counted(below_.preallocate(from, length, lease), lease);
   }
+  Task<Result<std::uint64_t>> allocated(disk::Segment segment) override {
+    return below_.allocated(segment);
+  }
   Task<Result<std::optional<disk::Extent>>> next_extent(disk::Segment segment,
                                                         std::uint64_t from) override {
     return below_.next_extent(segment, from);

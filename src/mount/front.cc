@@ -162,6 +162,14 @@ Task<Result<fs::WriteReply>> Front::write(InodeNumber inode, std::uint64_t offse
       [=](FileSystem& f) { return f.write(inode, offset, data, append, kill_suid, access); },
       access);
 }
+Task<Status> Front::fallocate(InodeNumber inode, std::uint64_t offset, std::uint64_t length,
+                              std::uint32_t mode, Access access) {
+  return run<Status>(
+      [=](FileSystem& f) { return f.fallocate(inode, offset, length, mode, access); }, access);
+}
+Task<Result<std::uint64_t>> Front::seek(InodeNumber inode, std::uint64_t offset, bool hole) {
+  return run<Result<std::uint64_t>>([=](FileSystem& f) { return f.seek(inode, offset, hole); });
+}
 Task<Status> Front::fsync(InodeNumber inode, bool data_only) {
   return run<Status>([=](FileSystem& f) { return f.fsync(inode, data_only); });
 }
@@ -176,6 +184,21 @@ Task<Result<Covered<std::vector<fs::DirectoryEntry>>>> Front::readdir(InodeNumbe
 }
 Task<Result<fs::FileSystemStatistics>> Front::statfs() {
   return run<Result<fs::FileSystemStatistics>>([](FileSystem& f) { return f.statfs(); });
+}
+Task<Result<Covered<std::optional<Bytes>>>> Front::getxattr(InodeNumber inode, std::string name) {
+  return run<Result<Covered<std::optional<Bytes>>>>(
+      [=](FileSystem& f) { return f.getxattr(inode, name); });
+}
+Task<Result<std::vector<std::string>>> Front::listxattr(InodeNumber inode) {
+  return run<Result<std::vector<std::string>>>([=](FileSystem& f) { return f.listxattr(inode); });
+}
+Task<Status> Front::setxattr(InodeNumber inode, std::string name, Bytes value, std::uint32_t flags,
+                             bool kill_sgid) {
+  return run<Status>(
+      [=](FileSystem& f) { return f.setxattr(inode, name, value, flags, kill_sgid); });
+}
+Task<Status> Front::removexattr(InodeNumber inode, std::string name) {
+  return run<Status>([=](FileSystem& f) { return f.removexattr(inode, name); });
 }
 Task<Status> Front::set_file_lock(clerk::FileLock lock, bool wait, std::uint64_t request) {
   return run<Status>([=](FileSystem& f) { return f.set_file_lock(lock, wait, request); });

@@ -65,6 +65,9 @@ class Front : public fs::Operations {
   Task<Result<fs::WriteReply>> write_mapped(fs::InodeNumber inode, std::uint64_t offset,
                                             SharedBytes data, bool kill_suid,
                                             fs::Access access) override;
+  Task<Status> fallocate(fs::InodeNumber inode, std::uint64_t offset, std::uint64_t length,
+                         std::uint32_t mode, fs::Access access) override;
+  Task<Result<std::uint64_t>> seek(fs::InodeNumber inode, std::uint64_t offset, bool hole) override;
   Task<Status> fsync(fs::InodeNumber inode, bool data_only) override;
   Task<Status> sync_everything() override;
   Task<Result<fs::Covered<std::vector<fs::DirectoryEntry>>>> readdir(fs::InodeNumber inode,
@@ -72,6 +75,12 @@ class Front : public fs::Operations {
                                                                      std::size_t max,
                                                                      bool plus) override;
   Task<Result<fs::FileSystemStatistics>> statfs() override;
+  Task<Result<fs::Covered<std::optional<Bytes>>>> getxattr(fs::InodeNumber inode,
+                                                           std::string name) override;
+  Task<Result<std::vector<std::string>>> listxattr(fs::InodeNumber inode) override;
+  Task<Status> setxattr(fs::InodeNumber inode, std::string name, Bytes value, std::uint32_t flags,
+                        bool kill_sgid) override;
+  Task<Status> removexattr(fs::InodeNumber inode, std::string name) override;
   Task<Status> set_file_lock(clerk::FileLock lock, bool wait, std::uint64_t request) override;
   void cancel_file_lock(std::uint64_t request) override;
   Task<Result<clerk::FileLock>> test_file_lock(clerk::FileLock lock) override;

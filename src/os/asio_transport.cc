@@ -84,8 +84,10 @@ Result<Place> parse_address(std::string_view address) {
   return place;
 }
 
+constexpr std::string_view local_peer = "unix socket";
+
 std::string describe_endpoint(const Endpoint& endpoint) {
-  if (endpoint.protocol().family() == AF_UNIX) return "unix socket";
+  if (endpoint.protocol().family() == AF_UNIX) return std::string(local_peer);
   asio::ip::tcp::endpoint tcp;
   if (endpoint.size() > tcp.capacity()) return "?";
   std::copy_n(static_cast<const std::byte*>(static_cast<const void*>(endpoint.data())),
@@ -475,6 +477,15 @@ Status check_address(std::string_view address) {
   return place ? Status{} : fail(place.error());
 }
 
+bool knows_host(std::string_view address) {
+  const Result<Place> place = parse_address(address);
+  if (!place || !place->unix_path.empty()) return place.has_value();
+  asio::io_context context;
+  asio::error_code error;
+  const auto found = asio::ip::tcp::resolver(context).resolve(place->host, place->port, error);
+  return !error && !found.empty();
+}
+
 AsioTransport::AsioTransport(RealExecutor& executor, Random& random, Options options)
     : state_(std::make_shared<State>(executor, random, options)) {}
 
@@ -745,7 +756,11 @@ void AsioTransport::State::ended(Connection& connection, const Error& reason) {
   const bool first_time = peer.last_error != why;
   peer.last_error = why;
   if (first_time) {
-    const Severity severity = reason.code == Errc::unavailable && connection.is_established()
+    // Commands that ask a daemon of this machine end as soon as they know.
+    const bool is_local =
+        peer.address.empty() && reason.code == Errc::unavailable && peer.description == local_peer;
+    const Severity severity = is_local ? Severity::debug
+                              : reason.code == Errc::unavailable && connection.is_established()
                                   ? Severity::info
                                   : Severity::warning;
     log_line(severity, absl::StrCat("connection with ", peer.description, " ended: ", reason.what));

@@ -29,6 +29,8 @@ constexpr std::string_view default_listen_address = "127.0.0.1:7411";
 // Whether it could be one: HOST:PORT, [V6]:PORT, HOST (default port) or unix:PATH; else
 // Errc::invalid.
 Status check_address(std::string_view address);
+// Whether the host that it names has an address now. Asks name servers, and waits for them.
+bool knows_host(std::string_view address);
 
 class AsioTransport final : public net::Transport {
  public:

@@ -251,6 +251,8 @@ std::map<LeaseNumber, disk::LateChanges> HostStore::late_changes() const {
   return state_->directory.admission.late();
 }
 
+void HostStore::ending() { state_->directory.say_ending(); }
+
 Task<Status> HostStore::close() {
   State& state = *state_;
   if (state.options.read_only) co_return Status();
@@ -420,6 +422,16 @@ Task<Result<std::optional<Extent>>> HostStore::next_extent(Segment segment, std:
   if (end < 0) co_return fail(host_error(errno, "seek", place_in(*file, from)));
   extent = Extent{static_cast<std::uint64_t>(begin), static_cast<std::uint64_t>(end - begin)};
   co_return extent;
+}
+
+Task<Result<std::uint64_t>> HostStore::allocated(Segment segment) {
+  CO_TRY(const SegmentFilePointer file, state_->find(segment));
+  if (!file) co_return 0;
+  struct stat found {};
+  if (::fstat(file->file.get(), &found) != 0) {
+    co_return fail(host_error(errno, "stat", place_in(*file, 0)));
+  }
+  co_return static_cast<std::uint64_t>(found.st_blocks) * 512;
 }
 
 Task<Result<std::vector<Segment>>> HostStore::list_segments(Segment first, std::size_t limit) {

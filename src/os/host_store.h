@@ -47,6 +47,9 @@ class HostStore final : public disk::VirtualDisk {
                                                  std::string path, Options options);
   ~HostStore() override;  // Without close(): the next open() tells that it was not clean.
 
+  // Tells those who find the store held that this does not last: everything is being written back.
+  void ending();
+
   // Called once, in the middle of the call that fails first, when nothing can be written any more.
   void on_broken(std::function<void(const Error&)> handler);
 
@@ -74,6 +77,7 @@ class HostStore final : public disk::VirtualDisk {
   Task<Status> flush() override;
   Task<Status> preallocate(disk::Address from, std::uint64_t length,
                            disk::LeaseNumber lease) override;
+  Task<Result<std::uint64_t>> allocated(disk::Segment segment) override;
   Task<Result<std::optional<disk::Extent>>> next_extent(disk::Segment segment,
                                                         std::uint64_t from) override;
   Task<Result<std::vector<disk::Segment>>> list_segments(disk::Segment first,

@@ -243,6 +243,11 @@ Status StoreDirectory::lock(bool read_only) {
   return {};
 }
 
+void StoreDirectory::say_ending() {
+  const std::string holder = absl::StrCat(describe_this_process(), std::string(ending_mark), "\n");
+  (void)write_at(lock_.get(), path_ + "/lock", 0, as_bytes(holder));
+}
+
 Status StoreDirectory::read_state(bool read_only) {
   TRY(SlotFile state, SlotFile::open(path_, "state", read_only));
   const Bytes value = state.take_value();

@@ -39,6 +39,9 @@ struct StoredRegister {
   disk::Register content;
 };
 
+// In the message of Errc::in_use, if the holder has said that he ends.
+constexpr std::string_view ending_mark = ", which is ending";
+
 class StoreDirectory {
  public:
   // Makes the files of a new store; the directory is missing or empty (lost+found does not count).
@@ -57,6 +60,8 @@ class StoreDirectory {
   const std::string& half_damaged() const { return half_damaged_; }
   // Errc::io if somebody has removed, moved or unmounted it: then what is written goes nowhere.
   Status still_there() const;
+  // What those who find the store held are told ends with ending_mark from now on.
+  void say_ending();
   // Whoever writes does so after a clean end. Requires: everything is flushed.
   Status mark_clean();
 

@@ -91,7 +91,7 @@ Status visit_records(const Chunk& chunk, RecordVisitor& visitor) {
   TRY(const std::vector<ByteView> records, format::chunk_records(chunk.header, chunk.bytes.view()));
   LogRecord record;
   record.number = LogPosition{chunk.header.first};
-  record.chunk_position = chunk.header.position;
+  record.chunk = chunk.header;
   record.memory = chunk.bytes;
   for (const ByteView bytes : records) {
     record.bytes = bytes;
@@ -99,6 +99,15 @@ Status visit_records(const Chunk& chunk, RecordVisitor& visitor) {
     record.number = next(record.number);
   }
   return {};
+}
+
+// Whether a chunk of the header's lease was begun where the chain ends; it is not whole.
+Task<Result<bool>> is_torn_at_end(Window& window, const LogContents& contents) {
+  if (contents.end + log_sector > window.end()) co_return false;
+  CO_TRY(const SharedBytes bytes, co_await window.at(contents.end, log_sector));
+  const std::optional<ChunkHeader> claim = format::peek_chunk(bytes.view());
+  co_return claim && claim->slot == contents.header.slot && claim->lease == contents.header.lease &&
+      claim->position == contents.end;
 }
 
 // Follows the chain from the header's start on.
@@ -109,7 +118,10 @@ Task<Status> visit_chain(Window& window, LogContents& contents, std::uint64_t ri
   std::uint64_t first = log.first;
   while (true) {
     CO_TRY(const std::optional<Chunk> chunk, co_await chunk_at(window, log.slot, contents.end));
-    if (!chunk) break;
+    if (!chunk) {
+      CO_TRY(contents.torn, co_await is_torn_at_end(window, contents));
+      break;
+    }
     const ChunkHeader& header = chunk->header;
     if (header.lease != log.lease || header.position != contents.end || header.first != first ||
         header.predecessor != predecessor || header.end() > log.start + ring) {
@@ -176,8 +188,11 @@ Task<Result<LogState>> read_log_header(disk::VirtualDisk& disk, std::uint32_t sl
       }
       first_error = std::move(header).error();
     } else if (!found || header->generation > state.header.generation) {
+      if (found && state.header.generation > 0) state.other = state.header;
       state.header = *header;
       found = true;
+    } else if (header->generation > 0) {
+      state.other = *header;
     }
   }
   if (state.header.generation == 0) {  // never used

@@ -21,7 +21,8 @@ namespace plumeria::wal {
 
 // The two headers of a log taken together.
 struct LogState {
-  format::LogHeader header;    // the one that counts; generation 0: the log was never used
+  format::LogHeader header;  // the one that counts; generation 0: the log was never used
+  std::optional<format::LogHeader> other;  // the older one, if it was ever written and is whole
   bool other_damaged = false;  // the other one is not whole: torn by a crash, or damaged
   std::string damage;          // then: names it
 };
@@ -29,7 +30,7 @@ Task<Result<LogState>> read_log_header(disk::VirtualDisk& disk, std::uint32_t sl
 
 struct LogRecord {
   LogPosition number{};
-  std::uint64_t chunk_position = 0;  // in the stream
+  format::ChunkHeader chunk;  // of the chunk that it is in
   ByteView bytes;
   SharedBytes memory;  // keeps `bytes`
 };
@@ -40,6 +41,7 @@ struct LogContents {
   format::LogHeader header;
   std::uint64_t records = 0, chunks = 0;
   std::uint64_t end = 0;  // position after the last chunk
+  bool torn = false;      // a chunk of this lease was begun there and is not whole
   std::uint64_t bytes_read = 0;
 };
 

@@ -97,9 +97,11 @@ TEST_F(LogTest, ARecordThatIsTornIsIgnoredWithAllAfterIt) {
   // One sector of the second chunk is missing, as if its flush had never returned.
   auto left = disk.visible();
   TestDisk::put(left, {segment, format::log_ring_start + 512 + 1024}, Bytes(512));
+  EXPECT_FALSE(read(disk.visible())->contents.torn);
   auto recovered = read(left);
   ASSERT_TRUE(recovered) << recovered.error().message();
   EXPECT_THAT(recovered->records, ElementsAre("kept"));
+  EXPECT_TRUE(recovered->contents.torn);
 }
 
 TEST_F(LogTest, DamageBelowWhatWasDurableIsReported) {

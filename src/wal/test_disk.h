@@ -105,6 +105,10 @@ class TestDisk : public disk::VirtualDisk {
   Task<Status> preallocate(disk::Address, std::uint64_t, disk::LeaseNumber) override {
     co_return Status{};
   }
+  Task<Result<std::uint64_t>> allocated(disk::Segment segment) override {
+    const auto bytes = visible_.find(segment);
+    co_return bytes == visible_.end() ? 0 : bytes->second.size();
+  }
   // 4 KiB blocks that are not zero, one by one.
   Task<Result<std::optional<disk::Extent>>> next_extent(disk::Segment segment,
                                                         std::uint64_t from) override {

@@ -18,7 +18,7 @@ from harness import PLUMERIA, run
 
 MAGIC = b"PLMB"  # docs/format.md, "Block header"
 KINDS = {1: "superblock", 2: "piece", 3: "inode", 4: "directory leaf", 5: "directory inner block",
-         6: "orphan list", 7: "log header"}
+         6: "orphan list", 7: "log header", 8: "extended attributes"}
 BLOCK = 4096
 OWN_FILES = ("store", "state", "leases", "registers/view", "registers/server")
 NAMES = 300  # of 200 bytes: more than one leaf, so there is an inner block
@@ -57,6 +57,8 @@ class Damage(harness.Case):
         (mount / "small").write_bytes(b"s" * 20_000)
         (mount / "large").write_bytes(b"l" * 300_000)
         os.symlink("target", mount / "link")
+        for name in ("inline", "d"):
+            os.setxattr(mount / name, "user.x", b"described" * 50)
         for name in ("inline", "small", "large"):
             with open(mount / name, "rb") as file:
                 os.fsync(file.fileno())
@@ -79,6 +81,8 @@ class Damage(harness.Case):
         for name, content in wanted.items():
             expect(name, content, (mount / name).read_bytes)
         expect("link", "target", os.readlink, mount / "link")
+        for name in ("inline", "d"):
+            expect("xattr", b"described" * 50, os.getxattr, mount / name, "user.x")
         expect("d", NAMES, lambda: len(set(os.listdir(mount / "d"))))
         for i in range(0, NAMES, 17):
             expect(i, 0, lambda k=i: os.stat(mount / "d" / f"{'n' * 190}{k:05d}").st_size)

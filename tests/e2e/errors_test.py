@@ -82,6 +82,8 @@ class Errors(harness.Case):
                  "192.0.2.1:80"),
                 ("DIR", "umount"), ("--timeout|x", "umount", point, "--timeout", "x"),
                 ("STORE", "fsck"), ("--findings|x", "fsck", store, "--findings", "x"),
+                ("STORE", "logdump"), ("--slot|-1", "logdump", store, "--slot", "-1"),
+                ("DIR", "bench"), ("--threads|0", "bench", store, "--threads", "0"),
                 ("TARGET", "status"), ("extra", "version", "extra")):
             self.fails(2, "plumeria: |" + words, *command)
         for words, *command in (
@@ -99,7 +101,8 @@ class Errors(harness.Case):
 
     def test_help_is_enough(self):
         text = run(PLUMERIA, "--help").stdout
-        for command in ("mkfs", "mount", "umount", "serve", "fsck", "status", "version"):
+        for command in ("mkfs", "mount", "umount", "serve", "fsck", "status", "logdump", "bench",
+                        "version"):
             help_text = run(PLUMERIA, command, "--help").stdout
             self.assertRegex(text, f"(?m)^ +{command} +{re.escape(help_text.splitlines()[0])}")
             if command != "version":

@@ -72,6 +72,99 @@ def synced(path, content):
         os.fsync(file.fileno())
 
 
+class Unmounting(harness.Case):
+    """What is unmounted is gone, and what is mounted there next is somebody else's."""
+
+    def test_a_daemon_that_ends_leaves_alone_what_is_mounted_there_by_then(self):
+        store = self.world.mkfs()
+        server = self.world.serve(store)
+        point = self.world.folder / "point"
+        point.mkdir()
+        run(PLUMERIA, "mount", server.address, point, "--log", self.world.folder / "old.log")
+        user = subprocess.Popen(["sleep", "600"], cwd=point)
+        old = self.world.status(point)["pid"]
+        try:
+            run(PLUMERIA, "umount", "--lazy", point)
+            run("mount", "-t", "tmpfs", "none", point)
+            (point / "only copy").write_text("x")
+            user.kill()
+            user.wait()
+            harness.wait_until(lambda: not os.path.exists(f"/proc/{old}"), 30, "the end of it")
+            self.assertEqual((point / "only copy").read_text(), "x")
+        finally:
+            user.kill()
+            run("umount", point)
+
+    def test_the_next_mount_at_a_place_is_asked_itself(self):
+        store = self.world.mkfs()
+        server = self.world.serve(store)
+        point = self.world.folder / "point"
+        point.mkdir()
+        log = self.world.folder / "log"
+        run(PLUMERIA, "mount", server.address, point, "--log", log)
+        old = self.world.status(point)["pid"]
+        user = subprocess.Popen(["sleep", "600"], cwd=point)
+        try:
+            run(PLUMERIA, "umount", "--lazy", point)
+            run(PLUMERIA, "mount", server.address, point, "--log", log)
+            new = self.world.status(point)["pid"]
+            self.assertNotEqual(old, new)
+            run(PLUMERIA, "umount", point)
+            harness.wait_until(lambda: not os.path.exists(f"/proc/{new}"), 30, "the end of it")
+            self.assertTrue(os.path.exists(f"/proc/{old}"))
+            self.assertNotIn("will not work", log.read_text())
+        finally:
+            user.kill()
+            user.wait()
+        harness.wait_until(lambda: not os.path.exists(f"/proc/{old}"), 30, "the end of it")
+
+    def test_a_store_is_waited_for_whose_holder_ends(self):
+        """umount(8) does not wait for the daemon."""
+        store = self.world.mkfs()
+        point = self.world.folder / "point"
+        point.mkdir()
+        log = self.world.folder / "log"
+        for _ in range(5):
+            run(PLUMERIA, "mount", store, point, "--log", log)
+            (point / "file").write_bytes(os.urandom(4 << 20))
+            run("umount", point)
+        self.world.fsck(store)
+        run(PLUMERIA, "mount", store, point, "--log", log)
+        refused = run(PLUMERIA, "fsck", store, check=False)
+        self.assertEqual(refused.returncode, 3)
+        self.assertIn("held by", refused.stderr)
+        run(PLUMERIA, "umount", point)
+
+    def test_an_idle_mount_goes_though_its_server_is_away(self):
+        store = self.world.mkfs()
+        server = self.world.serve(store)
+        mount = self.world.mount(server, "m")
+        server.kill()
+        # Nobody can write back, so the end is waited for in vain; but it is not mounted any more.
+        done = run(PLUMERIA, "umount", "--timeout", "3", mount.path, check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("is unmounted, but its daemon did not say", done.stderr)
+        self.assertNotIn(str(mount.path), harness.mount_table())
+        mount.kill()
+
+    def test_what_is_no_mount_and_no_store(self):
+        store = self.world.mkfs()
+        mount = self.world.mount(store, "m")
+        (mount / "d").mkdir()
+        asked = run(PLUMERIA, "status", mount / "d", check=False)
+        self.assertEqual(asked.returncode, 2)
+        self.assertIn(f"is a part of what is mounted at {mount.path}", asked.stderr)
+        begun = time.monotonic()
+        refused = run(PLUMERIA, "mount", "nostore.invalid", self.world.folder, check=False)
+        self.assertIn("neither a directory nor a host", refused.stderr)
+        self.assertLess(time.monotonic() - begun, 10)
+        unknown = run(PLUMERIA, "foo", check=False)
+        self.assertEqual(unknown.returncode, 2)
+        self.assertIn("unknown command foo", unknown.stderr)
+        self.assertIn("store format", run(PLUMERIA, "--version").stdout)
+        mount.umount()
+
+
 class Setup(harness.Case):
     def test_the_five_commands_of_the_readme(self):
         store, point = self.world.folder / "store", self.world.folder / "mnt"

@@ -89,6 +89,13 @@ class FakeFs final : public fs::Operations, private Giver {
   Task<Result<fs::WriteReply>> write_mapped(fs::InodeNumber inode, std::uint64_t offset,
                                             SharedBytes data, bool kill_suid,
                                             fs::Access access) override;
+  Task<Status> fallocate(fs::InodeNumber, std::uint64_t, std::uint64_t, std::uint32_t,
+                         fs::Access) override {
+    co_return fail(Errc::not_supported);
+  }
+  Task<Result<std::uint64_t>> seek(fs::InodeNumber, std::uint64_t, bool) override {
+    co_return fail(Errc::not_supported);
+  }
   Task<Status> fsync(fs::InodeNumber inode, bool data_only) override;
   Task<Status> sync_everything() override;
   Task<Result<fs::Covered<std::vector<fs::DirectoryEntry>>>> readdir(fs::InodeNumber inode,
@@ -96,6 +103,16 @@ class FakeFs final : public fs::Operations, private Giver {
                                                                      std::size_t max,
                                                                      bool plus) override;
   Task<Result<fs::FileSystemStatistics>> statfs() override;
+  Task<Result<fs::Covered<std::optional<Bytes>>>> getxattr(fs::InodeNumber, std::string) override {
+    co_return fs::Covered<std::optional<Bytes>>{};
+  }
+  Task<Result<std::vector<std::string>>> listxattr(fs::InodeNumber) override {
+    co_return std::vector<std::string>();
+  }
+  Task<Status> setxattr(fs::InodeNumber, std::string, Bytes, std::uint32_t, bool) override {
+    co_return fail(Errc::not_supported);
+  }
+  Task<Status> removexattr(fs::InodeNumber, std::string) override { co_return fail(Errc::no_data); }
   Task<Status> set_file_lock(clerk::FileLock lock, bool wait, std::uint64_t request) override;
   void cancel_file_lock(std::uint64_t request) override;
   Task<Result<clerk::FileLock>> test_file_lock(clerk::FileLock lock) override;

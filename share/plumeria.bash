@@ -1,0 +1,78 @@
+# Completion of plumeria's commands, options and their values for bash(1).
+
+# The commands and their options; tests/install/completion_test.py compares them with --help.
+_plumeria_options() {
+  local daemon="--foreground -f --log --pid-file --nice"
+  case $1 in
+    "") echo "mkfs mount umount serve status fsck logdump bench version --version" ;;
+    mkfs) echo "--label --log-size --lease" ;;
+    mount) echo "-o --cache-size --timeout $daemon" ;;
+    umount) echo "--lazy -l --timeout" ;;
+    serve) echo "--listen --lease $daemon" ;;
+    status) echo "--json" ;;
+    fsck) echo "--findings" ;;
+    logdump) echo "--slot --block --verbose -v --json" ;;
+    bench) echo "--files --size --threads --quick --json" ;;
+  esac
+  echo "--help -h"
+}
+
+# Sets COMPREPLY to what may follow an option, and succeeds if that has a value.
+_plumeria_value() {
+  local option=$1 current=$2 before=""
+  case $option in
+    -o)
+      [[ $current == *,* ]] && before=${current%,*},
+      compopt -o nospace
+      mapfile -t COMPREPLY < <(compgen -P "$before" \
+        -W "ro rw suid nosuid dev nodev exec noexec nonempty" -- "${current##*,}")
+      ;;
+    --log)
+      compopt -o filenames
+      mapfile -t COMPREPLY < <(compgen -W "syslog" -- "$current"; compgen -f -- "$current")
+      ;;
+    --pid-file)
+      compopt -o filenames
+      mapfile -t COMPREPLY < <(compgen -f -- "$current")
+      ;;
+    --block)
+      compopt -o nospace
+      mapfile -t COMPREPLY < <(compgen -W "inode: piece: directory: orphans:" -- "$current")
+      ;;
+    --listen) mapfile -t COMPREPLY < <(compgen -W "127.0.0.1:7411" -- "$current") ;;
+    --label | --log-size | --lease | --cache-size | --timeout | --nice | --findings | --slot | \
+      --files | --size | --threads) ;;
+    *) return 1 ;;
+  esac
+}
+
+_plumeria() {
+  local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command="" i
+  local IFS=$' \t\n'
+  COMPREPLY=()
+  # --option=value is three words.
+  if [[ $current == "=" ]]; then
+    current=""
+  elif [[ $previous == "=" ]]; then
+    previous=${COMP_WORDS[COMP_CWORD - 2]}
+  fi
+  for ((i = 1; i < COMP_CWORD; ++i)); do
+    if [[ ${COMP_WORDS[i]} != -* ]]; then
+      command=${COMP_WORDS[i]}
+      break
+    fi
+  done
+  if [[ -n $command ]] && _plumeria_value "$previous" "$current"; then return; fi
+  if [[ -z $command || $current == -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$(_plumeria_options "$command")" -- "$current")
+  elif [[ $command == umount ]]; then
+    compopt -o filenames
+    IFS=$'\n'
+    mapfile -t COMPREPLY < <(compgen -W \
+      "$(awk '$3 == "fuse.plumeria" { print $2 }' /proc/self/mounts)" -- "$current")
+  elif [[ $command != version ]]; then
+    compopt -o filenames
+    mapfile -t COMPREPLY < <(compgen -d -- "$current")
+  fi
+}
+complete -F _plumeria plumeria

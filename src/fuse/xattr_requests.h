@@ -1,0 +1,32 @@
+// Requests of the kernel for extended attributes, among them access control lists, which it caches.
+//
+// Threads     The executor's. Ownership: borrows all that it is made with.
+#pragma once
+
+#include <string>
+
+#include "base/task.h"
+#include "fuse/replies.h"
+
+namespace plumeria::fuse {
+
+class XattrRequests {
+ public:
+  XattrRequests(fs::Operations& operations, KernelCache& cache, Replies& replies)
+      : operations_(operations), cache_(cache), replies_(replies) {}
+
+  // `size`: bytes that the caller has room for; 0: he asks for the length.
+  Task<void> get(Request request, std::uint32_t size, std::string name);
+  Task<void> list(Request request, std::uint32_t size);
+  Task<void> set(Request request, fuse_setxattr_in in, std::string name, Bytes value);
+  Task<void> remove(Request request, std::string name);
+
+ private:
+  void reply_bytes(const Request& request, std::uint32_t size, ByteView bytes);
+
+  fs::Operations& operations_;
+  KernelCache& cache_;
+  Replies& replies_;
+};
+
+}  // namespace plumeria::fuse
