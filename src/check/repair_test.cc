@@ -14,6 +14,7 @@
 #include "check/tree_plan.h"
 #include "format/log_chunk.h"
 #include "format/log_record.h"
+#include "format/xattrs.h"
 #include "lock/server_end.h"
 #include "lock/view.h"
 #include "wal/log.h"
@@ -414,6 +415,49 @@ TEST_F(RepairTest, OfTwoUsersOfASmallBlockTheOneThatWasChangedLastKeepsIt) {
     EXPECT_EQ(InodeView(peek(format::inode_block(loser))).small(0), 0u);
     EXPECT_EQ(InodeView(peek(format::inode_block(winner))).small(0), 10u);
   }
+}
+
+// Block 5 has an attribute of inode 2.
+class XattrRepairTest : public RepairTest {
+ protected:
+  static constexpr BlockId xattrs = format::directory_block(5);
+
+  XattrRepairTest() {
+    edit(xattrs, [](MutableByteView block) {
+      format::format_block(block, format::BlockType::xattrs, file, 1);
+      format::encode_xattrs(block, {{"user.x", Bytes(10)}});
+    });
+    edit_inode(file, [](InodeEditor& inode) { inode.xattr_block(xattrs.number); });
+    edit_piece([](auto& piece) { piece.set_used(Unit::directory_block, xattrs.number, true); });
+  }
+};
+
+TEST_F(XattrRepairTest, StayWhereTheyAre) {
+  repair_all();
+  EXPECT_THAT(lines, IsEmpty());
+}
+
+TEST_F(XattrRepairTest, ThatAreDamagedGoWithTheGroupsPermissions) {
+  fill_with_noise(xattrs);
+  repair_all();
+  EXPECT_THAT(lines,
+              Contains(HasSubstr("lost: extended attributes of inode 2, directory block 5")));
+  const Bytes block = peek(format::inode_block(file));
+  EXPECT_EQ(InodeView(block).xattr_block(), 0u);
+  EXPECT_EQ(InodeView(block).mode(), 0100604u);
+}
+
+TEST_F(XattrRepairTest, OfAnotherInodeAreNotShared) {
+  edit_inode(linked, [](InodeEditor& inode) { inode.xattr_block(xattrs.number); });
+  repair_all();
+  EXPECT_EQ(InodeView(peek(format::inode_block(linked))).xattr_block(), 0u);
+  EXPECT_EQ(InodeView(peek(format::inode_block(file))).xattr_block(), xattrs.number);
+}
+
+TEST_F(XattrRepairTest, ThatCannotBeGo) {
+  edit_inode(file, [](InodeEditor& inode) { inode.xattr_block(1ull << 60); });
+  EXPECT_THAT(problems(), Contains(HasSubstr("of extended attributes, which cannot be")));
+  repair_all();
 }
 
 // ---- Logs and leases ----
