@@ -72,6 +72,12 @@ class ReferenceFileSystem final : public fs::Operations {
   // Without access control lists.
   Task<Result<fs::Covered<std::optional<Bytes>>>> getxattr(fs::InodeNumber inode,
                                                            std::string name) override;
+  Task<Result<std::optional<Bytes>>> getxattr_unless_revoked(fs::InodeNumber inode,
+                                                             std::string name,
+                                                             fs::Access) override {
+    CO_TRY(auto reply, co_await getxattr(inode, std::move(name)));
+    co_return std::move(reply.value);
+  }
   Task<Result<std::vector<std::string>>> listxattr(fs::InodeNumber inode) override;
   Task<Status> setxattr(fs::InodeNumber inode, std::string name, Bytes value, std::uint32_t flags,
                         bool kill_sgid) override;

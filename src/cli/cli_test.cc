@@ -33,12 +33,17 @@ TEST_F(CliTest, AnExistingDirectoryIsAStoreAndTheRestAnAddress) {
   EXPECT_FALSE(store->is_address);
   EXPECT_EQ(store->text, std::filesystem::canonical(folder));
 
-  for (const char* address : {"127.0.0.1:7411", "host", "[::1]:7411", "unix:/run/x.sock"}) {
+  for (const char* address :
+       {"127.0.0.1:7411", "host:1", "localhost", "[::1]:7411", "unix:/run/x.sock"}) {
     const auto target = resolve(address);
     ASSERT_TRUE(target) << address;
     EXPECT_TRUE(target->is_address);
     EXPECT_EQ(target->text, address);
   }
+  const auto unknown = resolve("host.invalid");
+  ASSERT_FALSE(unknown);
+  EXPECT_THAT(unknown.error().message(),
+              HasSubstr("cannot find host host.invalid, and there is no directory"));
   for (const std::string& wrong : {folder + "/missing", std::string("./missing")}) {
     const auto target = resolve(wrong);
     ASSERT_FALSE(target);

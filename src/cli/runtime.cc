@@ -164,8 +164,8 @@ Result<Target> resolve(const std::string& text) {
   TRY_STATUS(os::check_address(text));
   // What has no port may be a misspelt directory; nobody should wait for a host of that name.
   if (!absl::StrContains(text, ":") && !os::knows_host(text)) {
-    return fail(Errc::no_entry,
-                absl::StrCat(text, " (neither a directory nor a host that can be found)"));
+    return fail(Errc::unavailable, absl::StrCat("cannot find host ", text,
+                                                ", and there is no directory of this name"));
   }
   return Target{true, text};
 }

@@ -90,6 +90,8 @@ class FileSystem : public Operations {
   Task<Result<FileSystemStatistics>> statfs() override;
   Task<Result<Covered<std::optional<Bytes>>>> getxattr(InodeNumber inode,
                                                        std::string name) override;
+  Task<Result<std::optional<Bytes>>> getxattr_unless_revoked(InodeNumber inode, std::string name,
+                                                             Access access) override;
   Task<Result<std::vector<std::string>>> listxattr(InodeNumber inode) override;
   Task<Status> setxattr(InodeNumber inode, std::string name, Bytes value, std::uint32_t flags,
                         bool kill_sgid) override;
@@ -141,6 +143,7 @@ class FileSystem : public Operations {
     std::uint32_t mode = 0;
     format::Xattrs xattrs;
   };
+  Task<Result<std::optional<Bytes>>> find_xattr(InodeNumber inode, std::string name);
   Task<Result<Inheritance>> inheritance(BlockRef parent, NewInode kind);
   // In one transaction. The edit may change attributes and mode, or fail, and then nothing changes.
   using XattrEdit = std::function<Status(format::Xattrs&, std::uint32_t& mode)>;

@@ -205,6 +205,10 @@ class Operations {
   // (format/xattrs.h), else Errc::no_space. Nothing: there is none of that name.
   virtual Task<Result<Covered<std::optional<Bytes>>>> getxattr(InodeNumber inode,
                                                                std::string name) = 0;
+  // The same for a request that may block a revoke, because a write(2) waits for it: as read().
+  virtual Task<Result<std::optional<Bytes>>> getxattr_unless_revoked(InodeNumber inode,
+                                                                     std::string name,
+                                                                     Access access) = 0;
   virtual Task<Result<std::vector<std::string>>> listxattr(InodeNumber inode) = 0;
   // flags: XATTR_CREATE or XATTR_REPLACE of setxattr(2). `kill_sgid`: with an access list, clears
   // the set-group-id bit.

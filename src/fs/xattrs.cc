@@ -49,13 +49,30 @@ Task<Result<Covered<std::optional<Bytes>>>> FileSystem::getxattr(InodeNumber ino
   CO_TRY_STATUS(check_xattr_name(name));
   CO_TRY_STATUS(check_lost(inode));
   CO_TRY(Pin pin, co_await core_.clerk.acquire(inode_lock(inode), Mode::shared));
-  CO_TRY(const BlockRef block, co_await load_named(inode));
-  CO_TRY(const XattrBlock all, co_await load_xattrs(core_, block));
   Covered<std::optional<Bytes>> reply;
-  const auto found = all.xattrs.find(name);
-  if (found != all.xattrs.end()) reply.value = found->second;
+  CO_TRY(reply.value, co_await find_xattr(inode, std::move(name)));
   reply.pins.push_back(std::move(pin));
   co_return reply;
+}
+
+Task<Result<std::optional<Bytes>>> FileSystem::getxattr_unless_revoked(InodeNumber inode,
+                                                                       std::string name,
+                                                                       Access access) {
+  CO_TRY_STATUS(check_xattr_name(name));
+  CO_TRY_STATUS(check_lost(inode));
+  auto hold = co_await hold_data(inode, Mode::shared, access);
+  if (!hold) co_return fail(std::move(hold).error());
+  co_return co_await find_xattr(inode, std::move(name));
+}
+
+// Requires: the inode's lock is held.
+Task<Result<std::optional<Bytes>>> FileSystem::find_xattr(InodeNumber inode, std::string name) {
+  CO_TRY(const BlockRef block, co_await load_named(inode));
+  CO_TRY(XattrBlock all, co_await load_xattrs(core_, block));
+  std::optional<Bytes> value;
+  const auto found = all.xattrs.find(name);
+  if (found != all.xattrs.end()) value = std::move(found->second);
+  co_return value;
 }
 
 Task<Result<std::vector<std::string>>> FileSystem::listxattr(InodeNumber inode) {

@@ -49,11 +49,12 @@ class DataRequests {
   bool closed(fs::InodeNumber inode, std::uint32_t flags);
   void note_if_direct(const fuse_open_out& opened);
 
- private:
   // Waits until a data request may run; tells how.
   Task<fs::Access> admitted(fs::InodeNumber inode, DataRequest data);
   // Whether the request is to be admitted again, because it did nothing.
   Task<bool> to_be_repeated(fs::InodeNumber inode, DataRequest data, fs::Access access, Errc code);
+
+ private:
   bool is_ahead(const fuse_read_in& in) const;
   // Of a READ to make sure of the size.
   struct SizeAttempts {

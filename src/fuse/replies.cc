@@ -19,9 +19,21 @@ bool covers(const std::vector<clerk::Pin>& pins, fs::InodeNumber inode) {
                      [&](const clerk::Pin& pin) { return pin.holds() && pin.name() == name; });
 }
 
+// What finding a path is made of; of a name's access control list it may say that there is none.
+static bool is_of_a_path(const Request& request, int error) {
+  switch (request.opcode) {
+    case FUSE_LOOKUP:
+    case FUSE_GETATTR:
+      return error == 0;
+    case FUSE_GETXATTR:
+      return error == 0 || error == ENODATA;
+    default:
+      return false;
+  }
+}
+
 int Replies::send(const Request& request, const void* body, std::size_t size) {
-  const bool of_a_path = request.opcode == FUSE_LOOKUP || request.opcode == FUSE_GETATTR;
-  if (!of_a_path) cache_.second_lookup().answered(request.thread);
+  if (!is_of_a_path(request, 0)) cache_.second_lookup().answered(request.thread);
   fuse_out_header header{};
   header.unique = request.unique;
   header.len = static_cast<std::uint32_t>(sizeof header + size);
@@ -37,7 +49,7 @@ int Replies::send(const Request& request, const void* body, std::size_t size) {
 
 void Replies::failed(const Request& request, int error) {
   ++errors_;
-  cache_.second_lookup().answered(request.thread);
+  if (!is_of_a_path(request, error)) cache_.second_lookup().answered(request.thread);
   if (error == ESTALE) cache_.second_lookup().found_stale(request.thread);
   fuse_out_header header{};
   header.unique = request.unique;

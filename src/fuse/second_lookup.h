@@ -31,8 +31,8 @@ class SecondLookup {
   // It was answered, and found what this pin keeps. Of a path with several names the last one
   // stays.
   void looked_up(std::uint32_t thread, clerk::Pin pin);
-  // Another request of the thread was answered, or any failed. LOOKUPs and GETATTRs that succeed
-  // belong to the path.
+  // Another request of the thread was answered, or any failed. LOOKUPs, GETATTRs and
+  // GETXATTRs that succeed belong to the path.
   void answered(std::uint32_t thread) {
     if (!kept_.empty()) drop(thread);
     if (!failed_.empty()) failed_.erase(thread);

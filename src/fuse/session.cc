@@ -43,7 +43,7 @@ struct Session::Parts {
       : locks(operations, replies),
         data(executor, operations, cache, replies, locks),
         names(operations, cache, replies, data),
-        xattrs(operations, cache, replies) {}
+        xattrs(operations, cache, replies, data) {}
   LockRequests locks;
   DataRequests data;
   NameRequests names;

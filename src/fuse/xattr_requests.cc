@@ -24,19 +24,57 @@ void XattrRequests::reply_bytes(const Request& request, std::uint32_t size, Byte
   }
 }
 
+void XattrRequests::reply_value(const Request& request, std::uint32_t size,
+                                const std::optional<Bytes>& value) {
+  if (value) {
+    reply_bytes(request, size, *value);
+  } else {
+    replies_.failed(request, ENODATA);
+  }
+}
+
 Task<void> XattrRequests::get(Request request, std::uint32_t size, std::string name) {
-  const bool is_acl = name.starts_with(acl_prefix);
+  if (cache_.sizes().is_ours(request.thread)) {
+    replies_.failed(request, ENODATA);  // It must not wait, and may do everything.
+    return []() -> Task<void> { co_return; }();
+  }
+  return name.starts_with(acl_prefix) ? get_acl(request, size, std::move(name))
+                                      : get_other(request, size, std::move(name));
+}
+
+// A list, or that there is none, is cached by the kernel, and forgotten with the attributes.
+Task<void> XattrRequests::get_acl(Request request, std::uint32_t size, std::string name) {
   auto found = co_await operations_.getxattr(request.inode, std::move(name));
   if (!found) {
     replies_.failed(request, found.error());
     co_return;
   }
-  // A list, or that there is none, is forgotten with the attributes.
-  if (is_acl) cache_.attributes_told(request.inode);
-  if (found->value) {
-    reply_bytes(request, size, *found->value);
-  } else {
-    replies_.failed(request, ENODATA);
+  cache_.attributes_told(request.inode);
+  reply_value(request, size, found->value);
+}
+
+// A write(2) that keeps all others out may wait for it: for whether there is security.capability.
+Task<void> XattrRequests::get_other(Request request, std::uint32_t size, std::string name) {
+  DataRequest data;
+  data.unique = request.unique;
+  data.kind = DataKind::attributes;
+  data.range = {0, 0};
+  for (;;) {
+    const fs::Access access = co_await data_.admitted(request.inode, data);
+    auto found = co_await operations_.getxattr_unless_revoked(request.inode, name, access);
+    cache_.executed(request.inode, access);
+    if (!found) {
+      const bool repeat =
+          co_await data_.to_be_repeated(request.inode, data, access, found.error().code);
+      if (repeat) continue;
+    }
+    cache_.replying(request.inode, data, access);
+    if (!found) {
+      replies_.failed(request, found.error());
+    } else {
+      reply_value(request, size, *found);
+    }
+    co_return;
   }
 }
 

@@ -6,14 +6,16 @@
 #include <string>
 
 #include "base/task.h"
+#include "fuse/data_requests.h"
 #include "fuse/replies.h"
 
 namespace plumeria::fuse {
 
 class XattrRequests {
  public:
-  XattrRequests(fs::Operations& operations, KernelCache& cache, Replies& replies)
-      : operations_(operations), cache_(cache), replies_(replies) {}
+  XattrRequests(fs::Operations& operations, KernelCache& cache, Replies& replies,
+                DataRequests& data)
+      : operations_(operations), cache_(cache), replies_(replies), data_(data) {}
 
   // `size`: bytes that the caller has room for; 0: he asks for the length.
   Task<void> get(Request request, std::uint32_t size, std::string name);
@@ -22,11 +24,15 @@ class XattrRequests {
   Task<void> remove(Request request, std::string name);
 
  private:
+  Task<void> get_acl(Request request, std::uint32_t size, std::string name);
+  Task<void> get_other(Request request, std::uint32_t size, std::string name);
+  void reply_value(const Request& request, std::uint32_t size, const std::optional<Bytes>& value);
   void reply_bytes(const Request& request, std::uint32_t size, ByteView bytes);
 
   fs::Operations& operations_;
   KernelCache& cache_;
   Replies& replies_;
+  DataRequests& data_;
 };
 
 }  // namespace plumeria::fuse

@@ -189,6 +189,11 @@ Task<Result<Covered<std::optional<Bytes>>>> Front::getxattr(InodeNumber inode, s
   return run<Result<Covered<std::optional<Bytes>>>>(
       [=](FileSystem& f) { return f.getxattr(inode, name); });
 }
+Task<Result<std::optional<Bytes>>> Front::getxattr_unless_revoked(InodeNumber inode,
+                                                                  std::string name, Access access) {
+  return run<Result<std::optional<Bytes>>>(
+      [=](FileSystem& f) { return f.getxattr_unless_revoked(inode, name, access); }, access);
+}
 Task<Result<std::vector<std::string>>> Front::listxattr(InodeNumber inode) {
   return run<Result<std::vector<std::string>>>([=](FileSystem& f) { return f.listxattr(inode); });
 }

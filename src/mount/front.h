@@ -77,6 +77,9 @@ class Front : public fs::Operations {
   Task<Result<fs::FileSystemStatistics>> statfs() override;
   Task<Result<fs::Covered<std::optional<Bytes>>>> getxattr(fs::InodeNumber inode,
                                                            std::string name) override;
+  Task<Result<std::optional<Bytes>>> getxattr_unless_revoked(fs::InodeNumber inode,
+                                                             std::string name,
+                                                             fs::Access access) override;
   Task<Result<std::vector<std::string>>> listxattr(fs::InodeNumber inode) override;
   Task<Status> setxattr(fs::InodeNumber inode, std::string name, Bytes value, std::uint32_t flags,
                         bool kill_sgid) override;

@@ -408,6 +408,16 @@ void Connection::consume(std::size_t written) {
   }
 }
 
+// He closed the connection, before or after he had read all.
+bool is_end_of_peer(const Error& reason) {
+  for (const asio::error_code error :
+       {asio::error_code(asio::error::eof), asio::error_code(asio::error::broken_pipe),
+        asio::error_code(asio::error::connection_reset)}) {
+    if (reason.what == error.message()) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 struct AsioTransport::State final : public ConnectionOwner,
@@ -758,7 +768,7 @@ void AsioTransport::State::ended(Connection& connection, const Error& reason) {
   if (first_time) {
     // Commands that ask a daemon of this machine end as soon as they know.
     const bool is_local =
-        peer.address.empty() && reason.code == Errc::unavailable && peer.description == local_peer;
+        peer.address.empty() && peer.description == local_peer && is_end_of_peer(reason);
     const Severity severity = is_local ? Severity::debug
                               : reason.code == Errc::unavailable && connection.is_established()
                                   ? Severity::info

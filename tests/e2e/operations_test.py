@@ -156,7 +156,7 @@ class Unmounting(harness.Case):
         self.assertIn(f"is a part of what is mounted at {mount.path}", asked.stderr)
         begun = time.monotonic()
         refused = run(PLUMERIA, "mount", "nostore.invalid", self.world.folder, check=False)
-        self.assertIn("neither a directory nor a host", refused.stderr)
+        self.assertIn("there is no directory of this name", refused.stderr)
         self.assertLess(time.monotonic() - begun, 10)
         unknown = run(PLUMERIA, "foo", check=False)
         self.assertEqual(unknown.returncode, 2)

@@ -106,6 +106,10 @@ class FakeFs final : public fs::Operations, private Giver {
   Task<Result<fs::Covered<std::optional<Bytes>>>> getxattr(fs::InodeNumber, std::string) override {
     co_return fs::Covered<std::optional<Bytes>>{};
   }
+  Task<Result<std::optional<Bytes>>> getxattr_unless_revoked(fs::InodeNumber, std::string,
+                                                             fs::Access) override {
+    co_return std::nullopt;
+  }
   Task<Result<std::vector<std::string>>> listxattr(fs::InodeNumber) override {
     co_return std::vector<std::string>();
   }
