@@ -10,7 +10,7 @@ _plumeria_options() {
     umount) echo "--lazy -l --timeout" ;;
     serve) echo "--listen --lease $daemon" ;;
     status) echo "--json" ;;
-    fsck) echo "--findings" ;;
+    fsck) echo "--findings --repair" ;;
     logdump) echo "--slot --block --verbose -v --json" ;;
     bench) echo "--files --size --threads --quick --json" ;;
   esac

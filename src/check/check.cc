@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "check/census.h"
-#include "check/directory_walk.h"
+#include "check/entry_checker.h"
 #include "check/findings.h"
 #include "check/store_reader.h"
 #include "format/directory.h"
@@ -27,7 +27,11 @@ using format::BlockId;
 class Checker {
  public:
   Checker(World world, disk::VirtualDisk& disk, Options options)
-      : world_(world), disk_(disk), findings_(report_, options.findings_max), census_(findings_) {}
+      : world_(world),
+        disk_(disk),
+        observer_(options.observer),
+        findings_(report_, options.findings_max),
+        census_(findings_) {}
 
   Task<Result<Report>> run() {
     CO_TRY_STATUS(co_await read_superblock());
@@ -42,6 +46,10 @@ class Checker {
   }
 
  private:
+  void show_progress(std::string_view phase, std::uint64_t done) {
+    if (observer_ != nullptr) observer_->progress(phase, done);
+  }
+
   Task<Status> read_superblock() {
     const disk::Address where{disk::Segment{format::superblock_segment}, 0};
     CO_TRY(const Bytes block, co_await disk_.read(where, format::block_size));
@@ -58,6 +66,7 @@ class Checker {
     std::vector<std::uint32_t> slots;
     for (const std::uint64_t segment : segments) {
       const auto slot = static_cast<std::uint32_t>(segment - format::log_segment_base);
+      show_progress("logs", slot);
       auto log = co_await wal::read_log_header(disk_, slot);
       const bool damaged = !log || log->other_damaged;
       if (damaged && !is_owned(slot)) {
@@ -106,11 +115,20 @@ class Checker {
   }
 
   Task<Status> count_blocks() {
-    auto add_piece = [this](BlockId id, ByteView block) { census_.add_piece(id, block); };
+    auto add_piece = [this](BlockId id, ByteView block) {
+      show_progress("allocation pieces", id.number);
+      census_.add_piece(id, block);
+    };
     CO_TRY_STATUS(co_await reader_->each_block(format::piece_segment, std::move(add_piece)));
-    auto add_inode = [this](BlockId id, ByteView block) { census_.add_inode(id, block); };
+    auto add_inode = [this](BlockId id, ByteView block) {
+      show_progress("inodes", id.number);
+      census_.add_inode(id, block);
+    };
     CO_TRY_STATUS(co_await reader_->each_block(format::inode_segment, std::move(add_inode)));
-    auto add_other = [this](BlockId id, ByteView block) { census_.add_directory_block(id, block); };
+    auto add_other = [this](BlockId id, ByteView block) {
+      show_progress("directory blocks", id.number);
+      census_.add_directory_block(id, block);
+    };
     CO_TRY_STATUS(co_await reader_->each_block(format::directory_segment, std::move(add_other)));
     co_return Status{};
   }
@@ -132,7 +150,14 @@ class Checker {
     constexpr std::size_t batch = 256;
     std::vector<const InodeInfo*> owners;
     for (const InodeInfo& inode : census_.inodes()) {
-      if (inode.xattr_block != 0) owners.push_back(&inode);
+      if (inode.xattr_block == 0) continue;
+      if (format::piece_of(format::Unit::directory_block, inode.xattr_block) <
+          format::piece_limit) {
+        owners.push_back(&inode);
+      } else {
+        findings_.problem(absl::StrCat("inode ", inode.number, " has block ", inode.xattr_block,
+                                       " of extended attributes, which cannot be"));
+      }
     }
     for (std::size_t at = 0; at < owners.size(); at += batch) {
       const std::size_t count = std::min(batch, owners.size() - at);
@@ -159,9 +184,13 @@ class Checker {
   }
 
   Task<Status> walk_directories() {
-    DirectoryWalk walk(*reader_, census_, findings_, superblock_.hash_seed);
+    EntryChecker checker(*reader_, census_, findings_, superblock_.hash_seed);
+    std::uint64_t done = 0;
     for (const InodeInfo& inode : census_.inodes()) {
-      if (inode.is_directory()) CO_TRY_STATUS(co_await walk.walk(inode));
+      if (!inode.is_directory()) continue;
+      show_progress("directories", ++done);
+      const DirectoryPlace place{inode.number, inode.directory_root, inode.directory_levels};
+      CO_TRY_STATUS(co_await checker.check(place));
     }
     co_return Status{};
   }
@@ -175,6 +204,7 @@ class Checker {
 
   World world_;
   disk::VirtualDisk& disk_;
+  Observer* const observer_;
   Report report_;
   Findings findings_;
   Census census_;

@@ -22,12 +22,14 @@
 #include "base/result.h"
 #include "base/task.h"
 #include "base/world.h"
+#include "check/observer.h"
 #include "disk/disk.h"
 
 namespace plumeria::check {
 
 struct Options {
   std::size_t findings_max = 200;  // that are kept; the others are only counted
+  Observer* observer = nullptr;    // sees the progress
 };
 
 struct Report {

@@ -1,4 +1,4 @@
-// Checks the entries of one directory and the blocks of its index.
+// Goes through all blocks of one directory and hands out its entry lists.
 #pragma once
 
 #include <cstdint>
@@ -6,19 +6,42 @@
 
 #include "base/bytes.h"
 #include "base/task.h"
-#include "check/census.h"
-#include "check/findings.h"
 #include "check/store_reader.h"
+#include "format/block.h"
 
 namespace plumeria::check {
 
+// Where a directory's entries lie, as its inode says.
+struct DirectoryPlace {
+  std::uint64_t number = 0;  // its inode
+  std::uint64_t root = 0;
+  std::uint32_t levels = 0;  // 0: the entries are in the inode
+};
+
+// An entry list, and the cookies that may stand in it: [low, high).
+struct ListPlace {
+  std::uint64_t block = 0;  // 0: in the inode
+  std::uint64_t low = 0, high = 0;
+};
+std::string to_string(ListPlace list, std::uint64_t directory);
+
+class DirectoryVisitor {
+ public:
+  virtual ~DirectoryVisitor() = default;
+  // The index uses this block. False: it is not to be looked at.
+  virtual bool use_block(std::uint64_t block) = 0;
+  virtual void fault(std::string what) = 0;
+  // Entries are only known to be readable.
+  virtual void list(ListPlace place, ByteView area) = 0;
+};
+
 class DirectoryWalk {
  public:
-  DirectoryWalk(StoreReader& reader, Census& census, Findings& findings, std::uint64_t hash_seed)
-      : reader_(reader), census_(census), findings_(findings), hash_seed_(hash_seed) {}
+  DirectoryWalk(StoreReader& reader, DirectoryVisitor& visitor)
+      : reader_(reader), visitor_(visitor) {}
 
-  // Tells the census every entry and block. Errors: those of the disk.
-  Task<Status> walk(InodeInfo directory);
+  // Requires: the inode is whole. What is below a damaged block is left out. Errors: the disk's.
+  Task<Status> walk(DirectoryPlace directory);
 
  private:
   // A part of the index: the block and the cookies that may stand below it, [low, high).
@@ -28,16 +51,12 @@ class DirectoryWalk {
     std::uint64_t low = 0, high = 0;
   };
   Task<Status> walk_part(Part part, Bytes block);
+  bool use(std::uint64_t block);
   Status check_block(const Part& part, ByteView block) const;
-  void check_list(std::string where, ByteView area, std::uint64_t low, std::uint64_t high);
-  void check_entry(const std::string& where, const format::EntryView& entry);
 
   StoreReader& reader_;
-  Census& census_;
-  Findings& findings_;
-  const std::uint64_t hash_seed_;
+  DirectoryVisitor& visitor_;
   std::uint64_t directory_ = 0;
-  std::uint64_t entries_ = 0;
 };
 
 }  // namespace plumeria::check

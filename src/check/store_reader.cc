@@ -82,6 +82,8 @@ Task<Status> StoreReader::each_block(std::uint64_t segment, Visitor visit) {
                                    : ByteView(bytes).subspan(i * block_size, block_size);
         if (!all_zero(block)) visit(id, block);
       }
+      // A disk that answers at once would keep everything else from running, such as a signal.
+      co_await yield_to(world_.executor);
     }
   }
   co_return Status{};

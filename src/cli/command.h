@@ -22,6 +22,7 @@ enum class Exit : int {
   in_use = 3,       // somebody else holds the store, or the mount point is busy
   damaged = 4,      // not a store, of another version, or a block that does not decode
   unreachable = 5,  // nobody answers at that address
+  repaired = 6,     // the store was damaged, and is not any more (fsck --repair)
 };
 
 Exit exit_of(const Error& error);

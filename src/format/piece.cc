@@ -40,6 +40,10 @@ void PieceEditor::raise_floor(std::uint64_t version) {
   if (version > PieceView(block_).version_floor()) store(block_.data() + 32, version);
 }
 
+void PieceEditor::raise_next_segment(std::uint64_t next) {
+  if (next > PieceView(block_).next_segment()) store(block_.data() + 40, next);
+}
+
 std::uint64_t PieceEditor::take_segment() {
   const PieceView view(block_);
   const std::uint64_t number = view.next_segment();

@@ -92,6 +92,7 @@ class PieceEditor {
   // Requires: it was the other way before.
   void set_used(Unit unit, std::uint64_t number_in_store, bool used);
   void raise_floor(std::uint64_t version);
+  void raise_next_segment(std::uint64_t next);
   std::uint64_t
   take_segment();  // The full segment number. Requires: next_segment() < segments_per_piece.
 

@@ -65,7 +65,8 @@ bool can_be_torn(ByteView block, std::span<const LoggedChange> changes) {
 }
 
 // What of `changes` has to be applied to the block as it is on the disk.
-Result<std::span<const LoggedChange>> needed_changes(ByteView block, BlockId id, bool all_logs,
+Result<std::span<const LoggedChange>> needed_changes(ByteView block, BlockId id,
+                                                     const ReplayOptions& options,
                                                      std::span<const LoggedChange> changes) {
   if (planted(Fault::replay_without_version_check)) return changes;
   const Status readable = format::verify(block, id);
@@ -76,9 +77,8 @@ Result<std::span<const LoggedChange>> needed_changes(ByteView block, BlockId id,
     if (needed.empty()) rarely<"replay: a block is newer than all records of it">();
   }
   const LoggedChange* image = last_image(needed);
-  if (!readable && (!all_logs || image == nullptr || !can_be_torn(block, changes))) {
-    return fail(readable.error());
-  }
+  const bool may_be_torn = options.all_logs && (options.salvage || can_be_torn(block, changes));
+  if (!readable && (image == nullptr || !may_be_torn)) return fail(readable.error());
   if (!readable) rarely<"replay: a torn block is replaced by an image">();
   if (readable && image == nullptr && !needed.empty()) {
     rarely<"replay: deltas apply to the block on the disk">();
@@ -130,7 +130,13 @@ class Replayer {
   Task<Status> bring_up(std::vector<std::uint32_t> slots) {
     std::sort(slots.begin(), slots.end());
     slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
-    for (const std::uint32_t slot : slots) CO_TRY_STATUS(co_await read_log(slot));
+    for (const std::uint32_t slot : slots) {
+      const Status read = co_await read_log(slot);
+      if (read) continue;
+      if (!options_.salvage || read.error().code != Errc::corrupt) co_return read;
+      report_.given_up.push_back(read.error().message());
+      report_.damaged_logs.push_back(slot);
+    }
     CO_TRY_STATUS(merge());
     // What was read may not be durable yet: its writer died before his flush. A block in place
     // whose record a power cut takes back would be the half of a change.
@@ -170,13 +176,18 @@ class Replayer {
       return std::tie(a.change.block, a.change.version, a.slot) <
              std::tie(b.change.block, b.change.version, b.slot);
     });
-    for (std::size_t i = 0; i + 1 < changes_.size(); ++i) {
+    for (std::size_t i = 0; i + 1 < changes_.size();) {
       const LoggedChange &a = changes_[i], &b = changes_[i + 1];
-      if (a.change.block == b.change.block && a.change.version == b.change.version) {
-        return fail(damaged(absl::StrCat(format::to_string(a.change.block), " (version ",
-                                         a.change.version, " is in the log of slot ", a.slot,
-                                         " and again in that of slot ", b.slot, ")")));
+      if (a.change.block != b.change.block || a.change.version != b.change.version) {
+        ++i;
+        continue;
       }
+      Error twice = damaged(absl::StrCat(format::to_string(a.change.block), " (version ",
+                                         a.change.version, " is in the log of slot ", a.slot,
+                                         " and again in that of slot ", b.slot, ")"));
+      if (!options_.salvage) return fail(std::move(twice));
+      report_.given_up.push_back(twice.message());
+      changes_.erase(changes_.begin() + static_cast<std::ptrdiff_t>(i) + 1);
     }
     for (std::size_t from = 0, to; from < changes_.size(); from = to) {
       to = from + 1;
@@ -203,7 +214,11 @@ class Replayer {
       workers.push_back(work());
     }
     (void)co_await gather(world_.executor, std::move(workers));
-    if (!errors_.empty()) co_return fail(errors_.begin()->second);
+    for (const auto& [id, error] : errors_) {
+      if (!options_.salvage || error.code != Errc::corrupt) co_return fail(error);
+      report_.given_up.push_back(error.message());
+      report_.damaged_blocks.push_back(id);
+    }
     co_return Status{};
   }
 
@@ -240,7 +255,7 @@ class Replayer {
 
   // Whether the block has changed and is sealed.
   Result<bool> bring_up_to_date(MutableByteView block, const BlockChanges& changes) {
-    TRY(const auto needed, needed_changes(block, changes.id, options_.all_logs, changes.changes));
+    TRY(const auto needed, needed_changes(block, changes.id, options_, changes.changes));
     if (needed.empty()) return false;
     TRY_STATUS(apply_in_order(block, changes.id, needed));
     return true;
@@ -265,6 +280,7 @@ class Replayer {
   Task<Status> trim() {
     for (const std::uint32_t slot : options_.trim) {
       const auto log = logs_.find(slot);
+      if (log == logs_.end() && options_.salvage) continue;  // damaged
       CHECK(log != logs_.end());
       CO_TRY_STATUS(co_await wal::mark_empty(disk_, log->second, options_.lease));
     }

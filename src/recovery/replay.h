@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
 #include <vector>
 
 #include "base/bytes.h"
@@ -31,6 +32,10 @@ namespace plumeria::recovery {
 struct ReplayReport {
   std::uint64_t logs = 0, records = 0, changes = 0, blocks_written = 0, bytes_read = 0;
   Duration took{};
+  // What ReplayOptions::salvage has passed over: in words, and which logs and blocks.
+  std::vector<std::string> given_up;
+  std::vector<std::uint32_t> damaged_logs;
+  std::vector<format::BlockId> damaged_blocks;
 };
 
 struct ReplayOptions {
@@ -39,6 +44,10 @@ struct ReplayOptions {
   bool all_logs = false;       // every log of the store is among the slots
   // Of the replayed slots, those whose owner is gone: marked empty after the flush.
   std::vector<std::uint32_t> trim;
+  // For repair: damage is no error. Of a damaged log the records before the damage count (it is not
+  // trimmed), a block whose changes do not fit stays as it is, and one that does not decode is
+  // replaced by an image even if it claims to be newer.
+  bool salvage = false;
 };
 
 // Replays the logs of `slots`, flushes, trims those asked for, flushes again. An empty or never

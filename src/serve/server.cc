@@ -11,27 +11,16 @@
 #include "base/log.h"
 #include "base/number.h"
 #include "diskd/server.h"
+#include "lock/server_end.h"
 
 namespace plumeria::serve {
 namespace {
 
-// The register "server": how the last server of this store ended (docs/format.md, "Registers").
-constexpr const char* end_register = "server";
-enum class End : std::uint32_t { open = 1, closed = 2 };
+using lock::ServerEnd;
 
-Bytes encode_end(End end) {
-  Writer writer;
-  writer.put(end);
-  return writer.take();
-}
-Result<End> decode_end(const disk::Register& record) {
-  if (record.version == 0) return End::closed;  // A new store.
-  Reader reader(record.value);
-  const End end = reader.get<End>();
-  if (!reader.finished() || (end != End::open && end != End::closed)) {
-    return fail(Errc::corrupt, absl::StrCat("register ", end_register));
-  }
-  return end;
+Result<ServerEnd> decode_end(const disk::Register& record) {
+  if (record.version == 0) return ServerEnd::closed;  // A new store.
+  return lock::decode_server_end(record.value);
 }
 
 std::string summary(const recovery::ReplayReport& report) {
@@ -56,7 +45,7 @@ struct Server::State : lockd::Recoverer {
   Task<Status> start();
   Task<Status> stop();
   Task<Result<recovery::ReplayReport>> replay_at_start();
-  Task<Status> mark(End end);
+  Task<Status> mark(ServerEnd end);
   Task<Status> recover(lock::LeaseNumber dead, std::uint32_t slot) override;
 
   World world;
@@ -70,10 +59,10 @@ struct Server::State : lockd::Recoverer {
   ServerStatus counters;  // `locks` and `disk` stay empty here.
 };
 
-Task<Status> Server::State::mark(End end) {
-  Bytes value = encode_end(end);
-  CO_TRY(end_version, co_await disk.write_register(end_register, end_version, std::move(value),
-                                                   lock_server.own_lease()));
+Task<Status> Server::State::mark(ServerEnd end) {
+  Bytes value = lock::encode_server_end(end);
+  CO_TRY(end_version, co_await disk.write_register(lock::server_end_register, end_version,
+                                                   std::move(value), lock_server.own_lease()));
   co_return Status{};
 }
 
@@ -92,11 +81,11 @@ Task<Result<recovery::ReplayReport>> Server::State::replay_at_start() {
 
 Task<Status> Server::State::start() {
   CO_TRY_STATUS(co_await lock_server.prepare());
-  CO_TRY(const disk::Register record, co_await disk.read_register(end_register));
-  CO_TRY(const End last_end, decode_end(record));
-  counters.was_clean = last_end == End::closed;
+  CO_TRY(const disk::Register record, co_await disk.read_register(lock::server_end_register));
+  CO_TRY(const ServerEnd last_end, decode_end(record));
+  counters.was_clean = last_end == ServerEnd::closed;
   end_version = record.version;
-  CO_TRY_STATUS(co_await mark(End::open));
+  CO_TRY_STATUS(co_await mark(ServerEnd::open));
 
   std::vector<std::uint32_t> dead = lock_server.slots_of_the_dead();
   CO_TRY(counters.first, co_await replay_at_start());
@@ -115,7 +104,7 @@ Task<Status> Server::State::stop() {
   // the flush covers all that was, and only then is the end a clean one.
   if (disk_server) co_await disk_server->stop();
   CO_TRY_STATUS(co_await disk.flush());
-  CO_TRY_STATUS(co_await mark(End::closed));
+  CO_TRY_STATUS(co_await mark(ServerEnd::closed));
   co_return co_await lock_server.stop();
 }
 

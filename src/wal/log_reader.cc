@@ -241,6 +241,31 @@ Task<Result<LogContents>> read_log(disk::VirtualDisk& disk, std::uint32_t slot,
   co_return contents;
 }
 
+Task<Result<std::optional<LogHeader>>> lost_first_header(disk::VirtualDisk& disk,
+                                                         std::uint32_t slot, std::uint64_t log_size,
+                                                         lock::LeaseNumber lease) {
+  std::optional<LogHeader> header;
+  CO_TRY(const LogState state, co_await read_log_header(disk, slot));
+  if (!state.other_damaged || state.header.state == format::LogState::in_use) co_return header;
+  const std::uint64_t start = state.header.start;
+  Window window(disk, slot, log_size - log_ring_start, start + format::chunk_size_max);
+  CO_TRY(const std::optional<Chunk> chunk, co_await chunk_at(window, slot, start));
+  const std::uint64_t predecessor = format::first_predecessor(slot, raw(lease));
+  if (!chunk || chunk->header.lease != raw(lease) || chunk->header.position != start ||
+      chunk->header.first != 1 || chunk->header.predecessor != predecessor) {
+    co_return header;
+  }
+  header = state.header;
+  ++header->generation;
+  header->state = format::LogState::in_use;
+  header->lease = raw(lease);
+  header->predecessor = predecessor;
+  header->first = 1;
+  header->log_size = log_size;
+  header->durable = start;
+  co_return header;
+}
+
 Task<Status> mark_empty(disk::VirtualDisk& disk, LogContents read, lock::LeaseNumber lease) {
   LogHeader header = read.header;
   CO_TRY(const LogState now, co_await read_log_header(disk, header.slot));

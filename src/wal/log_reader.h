@@ -58,6 +58,13 @@ Task<Result<LogContents>> read_log(disk::VirtualDisk& disk, std::uint32_t slot,
                                    std::uint64_t log_size, DamageCheck check,
                                    RecordVisitor visitor);
 
+// For repair: the header with which `lease` took the log over, where it is the damaged one of the
+// two. Nothing unless the first chunk of the lease is there, which proves what stood in it.
+Task<Result<std::optional<format::LogHeader>>> lost_first_header(disk::VirtualDisk& disk,
+                                                                 std::uint32_t slot,
+                                                                 std::uint64_t log_size,
+                                                                 lock::LeaseNumber lease);
+
 // Marks the log as empty: its records up to what was read are in place, and a flush has returned
 // since. Durable only after a flush. Errc::mismatch if the log is not as it was read: somebody else
 // has emptied it and it may have a new owner.

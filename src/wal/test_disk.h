@@ -80,8 +80,13 @@ class TestDisk : public disk::VirtualDisk {
     for (Write& write : unflushed_) write.acknowledged |= write.number == number;
     co_return Status{};
   }
-  Task<Status> discard(disk::Address, std::uint64_t, disk::LeaseNumber) override {
-    co_return fail(Errc::not_supported);
+  // Of whole segments, durable at once.
+  Task<Status> discard(disk::Address from, std::uint64_t length, disk::LeaseNumber) override {
+    CHECK(from.offset == 0 && length == ~std::uint64_t{0});
+    visible_.erase(from.segment);
+    durable_.erase(from.segment);
+    std::erase_if(unflushed_, [&](const Write& w) { return w.to.segment == from.segment; });
+    co_return Status{};
   }
   Task<Status> flush() override {
     if (fail_flushes) co_return fail(*fail_flushes);
@@ -128,12 +133,15 @@ class TestDisk : public disk::VirtualDisk {
     co_return segments;
   }
   Task<Result<disk::Usage>> usage() override { co_return fail(Errc::not_supported); }
-  Task<Result<disk::Register>> read_register(std::string_view) override {
-    co_return disk::Register{};
+  Task<Result<disk::Register>> read_register(std::string_view name) override {
+    co_return registers_[std::string(name)];
   }
-  Task<Result<std::uint64_t>> write_register(std::string_view, std::uint64_t, Bytes,
-                                             disk::LeaseNumber) override {
-    co_return fail(Errc::not_supported);
+  Task<Result<std::uint64_t>> write_register(std::string_view name, std::uint64_t expected,
+                                             Bytes value, disk::LeaseNumber) override {
+    disk::Register& content = registers_[std::string(name)];
+    if (content.version != expected) co_return fail(Errc::mismatch);
+    content.value = std::move(value);
+    co_return ++content.version;
   }
   Task<Status> admit(disk::LeaseNumber) override { co_return Status{}; }
   Task<Status> fence(disk::LeaseNumber) override { co_return Status{}; }
@@ -154,6 +162,7 @@ class TestDisk : public disk::VirtualDisk {
   SeededRandom random_;
   Contents durable_, visible_;
   std::vector<Write> unflushed_;
+  std::map<std::string, disk::Register> registers_;
 };
 
 // A world whose time passes only in wait_for(), which gives a task up to a second.

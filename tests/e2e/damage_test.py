@@ -8,7 +8,10 @@ import errno
 import os
 import random
 import shutil
+import signal
 import struct
+import subprocess
+import time
 
 import harness
 from harness import PLUMERIA, run
@@ -168,6 +171,61 @@ class Damage(harness.Case):
         print(f"{kind}: {'found' if is_found else 'healed'}, {errors} operations failed")
         mount.kill()
         mount.detach()
+
+    def test_repair(self):
+        chance = random.Random(int(os.environ.get("PLUMERIA_SEED", random.randrange(10**6))))
+        for name, store in self.stores():
+            for kind, blocks in sorted(blocks_by_kind(store).items()):
+                for _ in range(ROUNDS):
+                    with self.subTest(store=name, kind=kind):
+                        self.repair_once(store, kind, blocks, chance)
+
+    def repair_once(self, store, kind, blocks, chance):
+        copy = self.world.folder / "copy"
+        run("cp", "-a", "--sparse=always", store, copy)
+        path, offset = chance.choice(blocks)
+        with open(copy / os.path.relpath(path, store), "r+b") as file:
+            file.seek(offset)
+            file.write(chance.choice((bytes(BLOCK), chance.randbytes(BLOCK))))
+        repair = [PLUMERIA, "fsck", "--repair", copy]
+        if kind == "superblock":
+            self.assertEqual(run(*repair, check=False).returncode, 4)
+            shutil.rmtree(copy)
+            return
+        # Killed or stopped somewhere, it is begun again.
+        for end in (signal.SIGINT, signal.SIGKILL):
+            stopped = subprocess.Popen(repair, stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.PIPE, text=True)
+            time.sleep(chance.random() * 0.05)
+            stopped.send_signal(end)
+            said = stopped.communicate(timeout=60)[1]
+            self.assertIn(stopped.returncode, (0, 1, 6, -end), said)
+            if stopped.returncode == 1:
+                self.assertIn("stopped", said)
+        done = run(*repair, check=False, timeout=300)
+        self.assertIn(done.returncode, (0, 6), done.stderr)
+        self.assertTrue(done.stdout.endswith(f"{copy}: clean\n"), done.stdout)
+        self.assertEqual(run(*repair).returncode, 0)
+        self.world.fsck(copy)
+        mount = self.world.mount(copy, "m")
+        self.assertEqual(run(*repair, check=False).returncode, 3)
+        # What is there is right.
+        names = set(os.listdir(mount.path)) - {"lost+found"}
+        for name, content in {"inline": b"inline", "small": b"s" * 20_000,
+                              "large": b"l" * 300_000}.items():
+            if name in names:
+                self.assertEqual((mount / name).read_bytes(), content)
+        if kind not in ("inode", "directory leaf"):
+            self.assertGreaterEqual(names, {"d", "inline", "small", "large", "link"})
+            self.assertEqual(len(os.listdir(mount / "d")), NAMES)
+        (mount / "new").write_text("x")
+        for folder, _, files in os.walk(mount.path):
+            for name in files:
+                os.lstat(os.path.join(folder, name))
+        mount.umount()
+        self.world.fsck(copy)
+        print(f"{kind}: {done.stdout.splitlines()[-2]}")
+        shutil.rmtree(copy)
 
     def test_damaged_files_of_the_store_itself(self):
         chance = random.Random(5)
