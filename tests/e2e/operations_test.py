@@ -75,6 +75,21 @@ def synced(path, content):
 class Unmounting(harness.Case):
     """What is unmounted is gone, and what is mounted there next is somebody else's."""
 
+    def daemon_of(self, point):
+        """Its process, which is ended with the test in any case."""
+        pid = self.world.status(point)["pid"]
+
+        def end():
+            try:
+                with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
+                    if str(self.world.folder) in file.read():
+                        os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+
+        self.addCleanup(end)
+        return pid
+
     def test_a_daemon_that_ends_leaves_alone_what_is_mounted_there_by_then(self):
         store = self.world.mkfs()
         server = self.world.serve(store)
@@ -82,7 +97,7 @@ class Unmounting(harness.Case):
         point.mkdir()
         run(PLUMERIA, "mount", server.address, point, "--log", self.world.folder / "old.log")
         user = subprocess.Popen(["sleep", "600"], cwd=point)
-        old = self.world.status(point)["pid"]
+        old = self.daemon_of(point)
         try:
             run(PLUMERIA, "umount", "--lazy", point)
             run("mount", "-t", "tmpfs", "none", point)
@@ -102,12 +117,12 @@ class Unmounting(harness.Case):
         point.mkdir()
         log = self.world.folder / "log"
         run(PLUMERIA, "mount", server.address, point, "--log", log)
-        old = self.world.status(point)["pid"]
+        old = self.daemon_of(point)
         user = subprocess.Popen(["sleep", "600"], cwd=point)
         try:
             run(PLUMERIA, "umount", "--lazy", point)
             run(PLUMERIA, "mount", server.address, point, "--log", log)
-            new = self.world.status(point)["pid"]
+            new = self.daemon_of(point)
             self.assertNotEqual(old, new)
             run(PLUMERIA, "umount", point)
             harness.wait_until(lambda: not os.path.exists(f"/proc/{new}"), 30, "the end of it")
