@@ -412,27 +412,19 @@ Task<void> DataRequests::fallocate(Request request, fuse_fallocate_in in) {
   data.kind = DataKind::truncate;
   data.range = range_of(in.offset, in.length);
   cache_.sizes().changes_file(request.inode);
-  for (;;) {
-    const fs::Access access = co_await admitted(request.inode, data);
-    const bool kill_suid = request.caller.uid != 0;
-    auto done = co_await operations_.fallocate(request.inode, in.offset, in.length, in.mode,
-                                               kill_suid, access);
-    cache_.executed(request.inode, access);
-    if (!done) {
-      const bool repeat = co_await to_be_repeated(request.inode, data, access, done.error().code);
-      if (repeat) continue;
-    }
-    cache_.replying(request.inode, data, access);
-    if (done && (in.mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0) {
-      cache_.sizes().cuts_pages(request.inode, request.thread);
-    }
-    // The kernel lengthens the file by itself then.
-    if (done && (in.mode & FALLOC_FL_KEEP_SIZE) == 0) {
-      cache_.sizes().written_by(request.inode, request.thread, in.offset + in.length);
-    }
-    replies_.status(request, done);
-    co_return;
+  const bool kill_suid = request.caller.uid != 0;
+  auto call = [this, request, in, kill_suid](fs::Access access) {
+    return operations_.fallocate(request.inode, in.offset, in.length, in.mode, kill_suid, access);
+  };
+  auto done = co_await in_turn<Status>(request.inode, data, std::move(call));
+  if (done && (in.mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) != 0) {
+    cache_.sizes().cuts_pages(request.inode, request.thread);
   }
+  // The kernel lengthens the file by itself then.
+  if (done && (in.mode & FALLOC_FL_KEEP_SIZE) == 0) {
+    cache_.sizes().written_by(request.inode, request.thread, in.offset + in.length);
+  }
+  replies_.status(request, done);
 }
 
 // lseek(2) keeps those out who change the file.
@@ -441,25 +433,17 @@ Task<void> DataRequests::seek(Request request, fuse_lseek_in in) {
   data.unique = request.unique;
   data.kind = DataKind::attributes;
   data.range = {0, 0};
-  for (;;) {
-    const fs::Access access = co_await admitted(request.inode, data);
-    auto found =
-        co_await operations_.seek(request.inode, in.offset, in.whence == SEEK_HOLE, access);
-    cache_.executed(request.inode, access);
-    if (!found) {
-      const bool repeat = co_await to_be_repeated(request.inode, data, access, found.error().code);
-      if (repeat) continue;
-    }
-    cache_.replying(request.inode, data, access);
-    if (!found) {
-      replies_.failed(request, found.error());
-      co_return;
-    }
-    fuse_lseek_out out{};
-    out.offset = *found;
-    replies_.with(request, out);
+  auto call = [this, request, in](fs::Access access) {
+    return operations_.seek(request.inode, in.offset, in.whence == SEEK_HOLE, access);
+  };
+  auto found = co_await in_turn<Result<std::uint64_t>>(request.inode, data, std::move(call));
+  if (!found) {
+    replies_.failed(request, found.error());
     co_return;
   }
+  fuse_lseek_out out{};
+  out.offset = *found;
+  replies_.with(request, out);
 }
 
 Task<void> DataRequests::fsync(Request request, bool data_only) {

@@ -49,12 +49,29 @@ class DataRequests {
   bool closed(fs::InodeNumber inode, std::uint32_t flags);
   void note_if_direct(const fuse_open_out& opened);
 
+  // For a request that changes the kernel's cache by its reply alone: `call(access)` makes a Task
+  // of its operation, and is made again when its turn comes again because the lock went. The reply
+  // is to be sent next.
+  template <class R, class Call>
+  Task<R> in_turn(fs::InodeNumber inode, DataRequest data, Call call) {
+    for (;;) {
+      const fs::Access access = co_await admitted(inode, data);
+      R done = co_await call(access);
+      cache_.executed(inode, access);
+      if (!done) {
+        const bool repeat = co_await to_be_repeated(inode, data, access, done.error().code);
+        if (repeat) continue;
+      }
+      cache_.replying(inode, data, access);
+      co_return done;
+    }
+  }
+
+ private:
   // Waits until a data request may run; tells how.
   Task<fs::Access> admitted(fs::InodeNumber inode, DataRequest data);
   // Whether the request is to be admitted again, because it did nothing.
   Task<bool> to_be_repeated(fs::InodeNumber inode, DataRequest data, fs::Access access, Errc code);
-
- private:
   bool is_ahead(const fuse_read_in& in) const;
   // Of a READ to make sure of the size.
   struct SizeAttempts {

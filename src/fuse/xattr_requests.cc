@@ -61,22 +61,15 @@ Task<void> XattrRequests::get_other(Request request, std::uint32_t size, std::st
   data.unique = request.unique;
   data.kind = DataKind::attributes;
   data.range = {0, 0};
-  for (;;) {
-    const fs::Access access = co_await data_.admitted(request.inode, data);
-    auto found = co_await operations_.getxattr_unless_revoked(request.inode, name, access);
-    cache_.executed(request.inode, access);
-    if (!found) {
-      const bool repeat =
-          co_await data_.to_be_repeated(request.inode, data, access, found.error().code);
-      if (repeat) continue;
-    }
-    cache_.replying(request.inode, data, access);
-    if (!found) {
-      replies_.failed(request, found.error());
-    } else {
-      reply_value(request, size, *found);
-    }
-    co_return;
+  auto call = [this, request, name](fs::Access access) {
+    return operations_.getxattr_unless_revoked(request.inode, name, access);
+  };
+  auto found =
+      co_await data_.in_turn<Result<std::optional<Bytes>>>(request.inode, data, std::move(call));
+  if (!found) {
+    replies_.failed(request, found.error());
+  } else {
+    reply_value(request, size, *found);
   }
 }
 

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Names and attributes on two mounts: one acts and returns, only then the other looks. What it
 sees is what is, whatever it had seen before."""
-import contextlib
 import ctypes
 import errno
 import os
@@ -10,9 +9,9 @@ import stat
 import time
 
 import harness
+from harness import NOBODY, nobody
 
 ROUNDS = 60 if harness.LONG else 12
-NOBODY = 65534
 AT_FDCWD, NOREPLACE, EXCHANGE = -100, 1, 2
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -25,19 +24,6 @@ def renameat2(old, new, flags):
 def bind(path):
     with socket.socket(socket.AF_UNIX) as one:
         one.bind(str(path))
-
-
-@contextlib.contextmanager
-def nobody():
-    """This process has no rights."""
-    os.setgroups([])
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
 
 
 def as_nobody(function, *arguments):

@@ -9,6 +9,7 @@ that waits for its end (the janitor) does it.
 Environment: PLUMERIA (the program; else the release build's), PLUMERIA_LONG=1 (longer loads),
 PLUMERIA_KEEP=1 (keep folders of failed tests).
 """
+import contextlib
 import ctypes
 import json
 import multiprocessing
@@ -385,6 +386,24 @@ def together(work, *arguments, count=2, seconds=90):
             child.kill()
         for child in children:
             child.join(10)
+
+
+NOBODY = 65534  # a user, and a group
+
+
+@contextlib.contextmanager
+def nobody():
+    """This process has no rights."""
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 class Hands:

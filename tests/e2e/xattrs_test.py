@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
 """Extended attributes and POSIX access control lists, set on one mount and seen on the other."""
-import contextlib
 import errno
 import os
 import stat
 import struct
 
 import harness
+from harness import NOBODY, nobody
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 # Tags of acl(5), in the kernel's numbers.
 OWNER, USER, OWNING_GROUP, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
-NOBODY, NOGROUP = 65534, 65534
 
 
 def acl(*entries):
@@ -23,20 +22,6 @@ def acl(*entries):
 
 def entries_of(value):
     return [tuple(entry) for entry in struct.iter_unpack("<HHI", value[4:])]
-
-
-@contextlib.contextmanager
-def as_nobody():
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(NOGROUP)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
 
 
 def make(path, content=b"", mode=0o644):
@@ -96,7 +81,7 @@ class Xattrs(harness.SharedCase):
         self.fails(errno.ENOSPC, os.setxattr, self.a / "f", "user.big", b"v" * 65536)
         os.setxattr(self.a / "f", "user.big", b"v" * 3500)
         self.assertEqual(os.getxattr(self.b / "f", "user.big"), b"v" * 3500)
-        with as_nobody():
+        with nobody():
             self.assertEqual(sorted(os.listxattr(self.b / "f")),
                              sorted(["user.big", "user.x", longest]))
             self.fails(errno.EACCES, os.setxattr, self.b / "f", "user.x", b"")
@@ -144,16 +129,16 @@ class Xattrs(harness.SharedCase):
         refused = acl((OWNER, 6), (USER, 0, NOBODY), (OWNING_GROUP, 0), (MASK, 4), (OTHER, 4))
         for _ in range(20):
             os.setxattr(self.a / "f", ACCESS, granted)
-            with as_nobody():
+            with nobody():
                 self.assertEqual((self.b / "f").read_bytes(), b"secret")
             os.setxattr(self.a / "f", ACCESS, refused)
-            with as_nobody():
+            with nobody():
                 self.fails(errno.EACCES, (self.b / "f").read_bytes)
             os.chmod(self.a / "f", 0o614)
-            with as_nobody():
+            with nobody():
                 self.fails(errno.EACCES, (self.b / "f").read_bytes)
             os.removexattr(self.a / "f", ACCESS)
-            with as_nobody():
+            with nobody():
                 self.assertEqual((self.b / "f").read_bytes(), b"secret")
             os.chmod(self.a / "f", 0o600)
 
@@ -178,7 +163,7 @@ class Xattrs(harness.SharedCase):
                                         (MASK, 6), (OTHER, 0))))
         self.assertEqual(stat.S_IMODE(os.stat(self.a / "d" / "sub").st_mode), 0o750)
         self.assertEqual(os.getxattr(self.a / "d" / "sub", DEFAULT), value)
-        with as_nobody():
+        with nobody():
             os.close(os.open(self.a / "d" / "f", os.O_RDWR))
         os.setxattr(self.b / "d", DEFAULT, acl((OWNER, 7), (OWNING_GROUP, 0), (OTHER, 0)))
         make(self.a / "d" / "g", mode=0o600)
@@ -201,13 +186,13 @@ class Xattrs(harness.SharedCase):
         capability = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0)
         os.setxattr(self.a / "f", "security.capability", capability)
         os.chmod(self.a / "f", 0o6777)
-        with as_nobody():
+        with nobody():
             with open(self.b / "f", "r+b") as file:
                 file.write(b"2")
         self.assertEqual(stat.S_IMODE(os.stat(self.a / "f").st_mode), 0o777)
         self.assertEqual(os.listxattr(self.a / "f"), [])
         os.setxattr(self.a / "f", "security.capability", capability)
-        os.chown(self.b / "f", NOBODY, NOGROUP)
+        os.chown(self.b / "f", NOBODY, NOBODY)
         self.assertEqual(os.listxattr(self.a / "f"), [])
 
 
