@@ -119,17 +119,22 @@ class SimDisk::Handle final : public disk::VirtualDisk {
     co_return co_await reply.promise.future();
   }
 
-  Task<Status> flush() override {
+  Task<Status> flush() override { return flush_of({}); }
+  Task<Status> flush_segments(std::vector<Segment> segments) override {
+    CHECK(!segments.empty() && segments.size() <= disk::flushed_singly_max);
+    return flush_of(std::move(segments));
+  }
+  Task<Status> flush_of(std::vector<Segment> segments) {  // none: all
     Reply<Status> reply = make_reply<Status>();
     std::deque<Step> steps;
     SimDisk* disk = &disk_;
     const auto last = std::make_shared<std::uint64_t>(0);
     steps.push_back([disk, last](std::uint64_t) { *last = disk->last_pending_; });
-    steps.push_back([disk, last, reply](std::uint64_t) {
+    steps.push_back([disk, last, reply, segments = std::move(segments)](std::uint64_t) {
       if (auto error = disk->error_by_plan_or_chance(DiskOperation::flush)) {
         return reply(fail(*std::move(error)));
       }
-      disk->make_durable(*last);
+      disk->make_durable(*last, segments);
       ++disk->flushes_;
       reply(Status{});
     });
@@ -576,15 +581,23 @@ void SimDisk::settle_torn(const Pending& change) {
   }
 }
 
-void SimDisk::make_durable(std::uint64_t last) {
-  while (!pending_.empty() && pending_.begin()->first <= last) {
-    const Pending& change = pending_.begin()->second;
+void SimDisk::make_durable(std::uint64_t last, const std::vector<Segment>& segments) {
+  const auto is_meant = [&](Segment segment) {
+    return segments.empty() ||
+           std::find(segments.begin(), segments.end(), segment) != segments.end();
+  };
+  for (auto at = pending_.begin(); at != pending_.end() && at->first <= last;) {
+    const Pending& change = at->second;
+    if (!is_meant(change.at.segment)) {
+      ++at;
+      continue;
+    }
     if (change.data.empty()) {
       clear_in(durable_, change.at, change.length);
     } else {
       write_to(durable_, change.at, change.data.view());
     }
-    pending_.erase(pending_.begin());
+    at = pending_.erase(at);
   }
 }
 

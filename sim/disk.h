@@ -157,7 +157,7 @@ class SimDisk {
   bool is_cut_here(std::optional<Address> at);
   void check_fence(LeaseNumber lease);
   void apply_pending(Pending change);
-  void make_durable(std::uint64_t last);
+  void make_durable(std::uint64_t last, const std::vector<Segment>& segments);  // none: all
   void settle_all_pending();
   void settle_torn(const Pending& change);
   void recount_blocks();

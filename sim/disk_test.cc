@@ -134,6 +134,22 @@ TEST_F(SimDiskTest, AFlushedWriteSurvivesEveryPowerCut) {
   EXPECT_EQ(disk_.peek_durable(Address{segment, 0}, 4096), Bytes(4096, std::byte{1}));
 }
 
+TEST_F(SimDiskTest, AFlushOfSegmentsCoversThoseAlone) {
+  constexpr Segment other{78};
+  bool lost = false;
+  for (std::uint64_t offset = 0; offset < 64 * 4096; offset += 4096) {
+    must(write(offset, filled(4096, 7)));
+    must(handle_->write(Address{other, offset}, filled(4096, 8), lease, Durability::retain));
+  }
+  must(handle_->flush_segments({segment}));
+  disk_.power_cut();
+  for (std::uint64_t offset = 0; offset < 64 * 4096; offset += 4096) {
+    EXPECT_EQ(byte_at(offset), 7);
+    lost |= disk_.peek(Address{other, offset}, 1)[0] != std::byte{8};
+  }
+  EXPECT_TRUE(lost);
+}
+
 TEST_F(SimDiskTest, AKilledProcessLosesNoAcknowledgedWrite) {
   must(write(0, filled(4096, 1)));
   restart();

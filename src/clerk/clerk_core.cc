@@ -63,6 +63,7 @@ ClerkCore::Entry& ClerkCore::find_or_make(LockName name) {
   if (made) {
     at->second = std::make_unique<Entry>();
     at->second->name = name;
+    at->second->usual_gap = habits_.of(name).usual_gap;
     append(*at->second);
   }
   return *at->second;
@@ -109,6 +110,7 @@ bool ClerkCore::can_pin(const Entry& entry, Mode mode) const {
 void ClerkCore::pin(TimePoint now, Entry& entry, Mode mode) {
   if (mode == Mode::exclusive) {
     ++entry.exclusive_pins;
+    entry.written_since_grant = true;
   } else {
     ++entry.shared_pins;
   }
@@ -266,7 +268,10 @@ void ClerkCore::advance(TimePoint now, Entry& entry, Effects& out) {
   if (!entry.waiters.empty()) {
     const Entry::Waiter head = entry.waiters.front();
     if (entry.held == Mode::none) {
-      request(now, entry, head.mode, head.is_try, out);
+      const bool will_write = !head.is_try && entry.name.lock_class == lock::LockClass::inode &&
+                              habits_.of(entry.name).migrates;
+      if (will_write && head.mode == Mode::shared) rarely<"clerk: a reader asks for exclusive">();
+      request(now, entry, will_write ? Mode::exclusive : head.mode, head.is_try, out);
     } else if (!lock::covers(entry.held, head.mode)) {
       rarely<"clerk: shared is given up to ask for exclusive">();
       begin_give_up(now, entry, Mode::none, out);  // Upgrade: give up, then queue.
@@ -319,7 +324,7 @@ void ClerkCore::grant(TimePoint now, const lock::Grant& grant, Effects& out) {
     return;
   }
   set_held(*entry, grant.mode);
-  entry->used_since_grant = false;
+  entry->used_since_grant = entry->written_since_grant = entry->taken = false;
   answered(*entry, true, out);
   unlink(*entry);
   append(*entry);
@@ -402,6 +407,7 @@ void ClerkCore::may_take(TimePoint now, LockName name, Sequence sequence, std::u
 
 void ClerkCore::start_revoke(TimePoint now, Entry& entry, Mode keep, Effects& out) {
   if (entry.held <= keep) return;
+  entry.taken = true;
   switch (entry.stage) {
     case Entry::Stage::none:
       entry.stage = Entry::Stage::lingering;
@@ -480,6 +486,9 @@ void ClerkCore::given_up(TimePoint now, LockName name, Effects& out) {
   if (entry->held == Mode::exclusive) {
     const Duration took = std::min(now - entry->give_up_began, options_.linger_max);
     give_up_cost_ = (7 * give_up_cost_ + took) / 8;
+  }
+  if (entry->taken && entry->keep == Mode::none) {
+    habits_.remember(name, Habit{entry->usual_gap, entry->written_since_grant});
   }
   set_held(*entry, entry->keep);
   if (!lost_) out.push_back(release_of(name, entry->sequence, entry->keep));

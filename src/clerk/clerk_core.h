@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/time.h"
+#include "clerk/habits.h"
 #include "lock/messages.h"
 #include "lock/name.h"
 
@@ -147,6 +148,8 @@ class ClerkCore {
     TimePoint last_used{};
     Duration usual_gap{};  // between uses, while it is held
     bool used_since_grant = false;
+    bool written_since_grant = false;
+    bool taken = false;  // somebody else has revoked it since the grant
     TimePoint give_up_began{};
     TimePoint linger_due = TimePoint::max(), linger_until{};
     TimePoint ask_again_at = TimePoint::max();
@@ -199,6 +202,7 @@ class ClerkCore {
     std::size_t left = 0, granted = 0;
   };
   std::map<PrefetchId, Prefetch> prefetches_;
+  Habits habits_{1024};
   Duration give_up_cost_{};  // of late, of an exclusive lock
   std::uint64_t held_shared_ = 0, held_exclusive_ = 0;
   std::uint64_t last_sequence_ = 0, last_waiter_ = 0, last_prefetch_ = 0;

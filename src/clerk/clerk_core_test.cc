@@ -46,6 +46,7 @@ class ClerkCoreTest : public ::testing::Test {
   ClerkCore core_;
   TimePoint now_{1s};
   Effects out_;
+  Sequence sequence_of_grant_{};
 };
 
 TEST_F(ClerkCoreTest, ABusyLockLingersUntilItIsIdleButNotForEver) {
@@ -129,6 +130,64 @@ TEST_F(ClerkCoreTest, ARevokeThatStillDrainsEndsWithTheLease) {
   EXPECT_TRUE(has(Effect::Kind::revoke_ended));
   EXPECT_FALSE(has(Effect::Kind::give_up));
   core_.unpin(now_, name, Mode::exclusive, out_);
+}
+
+// Two mounts that create files in one directory look a name up, then write.
+TEST_F(ClerkCoreTest, WhoReadsWhatAWriterTookAsksForExclusiveUntilThatWasInVain) {
+  const auto taken_away = [&] {
+    now_ += 1s;
+    core_.revoke(now_, {name, sequence_of_grant_, Mode::none, false, 0}, out_);
+    core_.given_up(now_, name, out_);
+    out_.clear();
+  };
+  const auto read = [&] {
+    core_.acquire(now_, name, Mode::shared, out_);
+    const Effect asked = last(Effect::Kind::send_request);
+    sequence_of_grant_ = asked.sequence;
+    core_.grant(now_, {name, asked.sequence, asked.mode}, out_);
+    core_.unpin(now_, name, Mode::shared, out_);
+    return asked.mode;
+  };
+  EXPECT_EQ(read(), Mode::shared);
+  taken_away();
+  EXPECT_EQ(read(), Mode::shared) << "it was only read";
+  taken_away();
+  hold(name, Mode::exclusive);
+  sequence_of_grant_ = Sequence{3};
+  taken_away();
+  EXPECT_EQ(read(), Mode::exclusive);
+  EXPECT_TRUE(core_.try_pin(now_, name, Mode::exclusive));
+  core_.unpin(now_, name, Mode::exclusive, out_);
+  // A downgrade in between changes nothing.
+  now_ += 1s;
+  core_.revoke(now_, {name, sequence_of_grant_, Mode::shared, false, 0}, out_);
+  core_.given_up(now_, name, out_);
+  taken_away();
+  EXPECT_EQ(read(), Mode::exclusive);
+  taken_away();
+  EXPECT_EQ(read(), Mode::shared) << "it was not written last time";
+}
+
+TEST_F(ClerkCoreTest, TheUsualGapIsRememberedWhileOthersHaveTheLock) {
+  hold(name, Mode::exclusive);
+  for (int i = 0; i < 9; ++i) {
+    now_ += 500us;
+    EXPECT_TRUE(core_.try_pin(now_, name, Mode::exclusive));
+    core_.unpin(now_, name, Mode::exclusive, out_);
+  }
+  revoke(Mode::none);
+  now_ += 1s;
+  core_.tick(now_, out_);
+  core_.given_up(now_, name, out_);
+  hold(name, Mode::exclusive);
+  revoke(Mode::none, 2);
+  now_ += 1ms;
+  core_.tick(now_, out_);
+  EXPECT_FALSE(has(Effect::Kind::revoke_begins));
+  now_ += 1ms;
+  core_.tick(now_, out_);
+  EXPECT_TRUE(has(Effect::Kind::revoke_begins));
+  core_.given_up(now_, name, out_);
 }
 
 TEST_F(ClerkCoreTest, AnIdleLockIsGivenUpAfterTheIdleTime) {

@@ -39,21 +39,24 @@ bool is_stuck(const std::string& status_path) {
 }
 
 [[noreturn]] void guard(pid_t daemon, int daemon_fd, int from_daemon) {
-  std::uint32_t connection = 0;
-  bool known = false;
+  int connection = -1;
   const std::string status_path = "/proc/" + std::to_string(daemon) + "/status";
   for (;;) {
-    pollfd waits[2] = {{daemon_fd, POLLIN, 0}, {known ? -1 : from_daemon, POLLIN, 0}};
+    pollfd waits[2] = {{daemon_fd, POLLIN, 0}, {connection >= 0 ? -1 : from_daemon, POLLIN, 0}};
     const int ready = ::poll(waits, 2, look_every_ms);
     if (ready < 0 && errno != EINTR) std::_Exit(1);
     if (ready > 0 && waits[0].revents != 0) std::_Exit(0);  // It has ended wholly.
     if (ready > 0 && waits[1].revents != 0) {
-      if (::read(from_daemon, &connection, sizeof connection) != sizeof connection) std::_Exit(0);
-      known = true;
+      std::uint32_t number = 0;
+      if (::read(from_daemon, &number, sizeof number) != sizeof number) std::_Exit(0);
+      // Opened now, as the kernel gives the numbers of connections that have ended to new ones.
+      const Result<int> handle = fuse::open_abort(number);
+      if (!handle) std::_Exit(0);
+      connection = *handle;
     }
-    if (known && is_stuck(status_path)) {
+    if (connection >= 0 && is_stuck(status_path)) {
       (void)fuse::abort_connection(connection);
-      // Whatever still comes ends by itself now; until then it is looked at again.
+      std::_Exit(0);  // Whatever still comes ends by itself now.
     }
   }
 }

@@ -210,6 +210,19 @@ TEST_P(DiskContract, FlushCoversEverythingAndMayBeCalledAtAnyTime) {
   EXPECT_EQ(read({region, 0}, 100), pattern(100, 1));
 }
 
+TEST_P(DiskContract, SegmentsAreFlushedByThemselvesAlsoThoseThatAreNotThere) {
+  ASSERT_TRUE(write({region, 0}, pattern(100, 1)));
+  ASSERT_TRUE(write({data_segment, 0}, pattern(100, 2)));
+  std::vector<Task<Status>> flushes;
+  flushes.push_back(disk().flush_segments({region}));
+  flushes.push_back(disk().flush());
+  flushes.push_back(disk().flush_segments({data_segment, region, Segment{(1ull << 63) | 99}}));
+  for (const Status& status : wait_for_all(std::move(flushes))) EXPECT_TRUE(status);
+  ASSERT_TRUE(wait(disk().discard({data_segment, 0}, ~std::uint64_t{0}, me)));
+  EXPECT_TRUE(wait(disk().flush_segments({data_segment})));
+  EXPECT_EQ(read({region, 0}, 100), pattern(100, 1));
+}
+
 TEST_P(DiskContract, ALeaseThatWasNotAdmittedChangesNothing) {
   const LeaseNumber stranger{8};
   ASSERT_TRUE(write({region, 0}, pattern(4096, 1)));

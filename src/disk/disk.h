@@ -61,6 +61,7 @@ inline std::string to_string(Address a) {
 
 constexpr std::uint64_t sector = 512;             // Writes are torn only at multiples of this.
 constexpr std::uint64_t transfer_max = 4u << 20;  // Longest read or write, in bytes.
+constexpr std::size_t flushed_singly_max = 64;    // Segments of one flush_segments.
 
 enum class Durability : std::uint8_t {
   retain,  // file data and log: the caller still holds the lock when it flushes
@@ -102,6 +103,12 @@ class VirtualDisk {
   // reach to the end of the segment (2^64 - 1). Unordered with a power cut like a write.
   virtual Task<Status> discard(Address from, std::uint64_t length, LeaseNumber lease) = 0;
   virtual Task<Status> flush() = 0;
+  // As flush, for what was acknowledged to these segments alone: nothing else has to be written
+  // for it. Requires: 0 < segments.size() <= flushed_singly_max.
+  virtual Task<Status> flush_segments(std::vector<Segment> segments) = 0;
+  // As flush, for what the callers of this handle have changed, without metadata blocks in place
+  // (Durability::logged): all that a log sync and an fsync need. May do more.
+  virtual Task<Status> flush_retained() { return flush(); }
 
   // Makes room that later writes to this range need no further space for. Errc::no_space leaves
   // nothing behind.

@@ -80,7 +80,7 @@ struct RemoteDisk::State {
   Task<Answer> call(Request request, SharedBytes payload);
   Task<Answer> call(Request request) { return call(std::move(request), SharedBytes()); }
   Task<Status> change(Request request, SharedBytes payload);
-  Task<Status> flush();
+  Task<Status> flush(std::vector<Segment> segments);  // none: all
   Task<void> flush_in_background();
   Task<Result<std::uint64_t>> update_register(Request request, SharedBytes value);
 
@@ -236,17 +236,19 @@ Task<Status> RemoteDisk::State::change(Request request, SharedBytes payload) {
 
 Task<void> RemoteDisk::State::flush_in_background() {
   flushing_in_background = true;
-  const Status flushed = co_await flush();
+  std::vector<Segment> all;
+  const Status flushed = co_await flush(std::move(all));
   flushing_in_background = false;
   if (!flushed) background_flush_error = flushed.error();
   retained_shrunk.notify_all();
   call_ended.notify_all();
 }
 
-Task<Status> RemoteDisk::State::flush() {
+Task<Status> RemoteDisk::State::flush(std::vector<Segment> segments) {
   Request request;
   request.operation = Operation::flush;
-  const Answer answer = co_await call(std::move(request));
+  SharedBytes payload(wire::encode_segments(segments));
+  const Answer answer = co_await call(std::move(request), std::move(payload));
   if (answer.reply.error) co_return fail(*answer.reply.error);
   if (!losses.empty()) co_return fail(losses.begin()->second);
   co_return Status();
@@ -418,7 +420,8 @@ void RemoteDisk::State::answered(Reply reply, ByteView payload) {
     retained.acknowledged(order, std::move(call.request), std::move(call.payload),
                           session.incarnation);
   } else if (!reply.error && call.request.operation == Operation::flush) {
-    retained.covered(call.covers, session.incarnation);
+    const auto segments = wire::decode_segments(call.payload.view());
+    retained.covered(call.covers, session.incarnation, *segments);
     retained_shrunk.notify_all();
   }
   Answer answer;
@@ -538,7 +541,11 @@ Task<Status> RemoteDisk::preallocate(Address from, std::uint64_t length, LeaseNu
   return state_->change(std::move(request), SharedBytes());
 }
 
-Task<Status> RemoteDisk::flush() { return state_->flush(); }
+Task<Status> RemoteDisk::flush() { return state_->flush({}); }
+Task<Status> RemoteDisk::flush_segments(std::vector<Segment> segments) {
+  CHECK(!segments.empty() && segments.size() <= flushed_singly_max);
+  return state_->flush(std::move(segments));
+}
 
 Task<Result<std::optional<Extent>>> RemoteDisk::next_extent(Segment segment, std::uint64_t from) {
   Request request;

@@ -67,6 +67,7 @@ class RemoteDisk final : public VirtualDisk {
                      Durability durability) override;
   Task<Status> discard(Address from, std::uint64_t length, LeaseNumber lease) override;
   Task<Status> flush() override;
+  Task<Status> flush_segments(std::vector<Segment> segments) override;
   Task<Status> preallocate(Address from, std::uint64_t length, LeaseNumber lease) override;
   Task<Result<std::uint64_t>> allocated(Segment segment) override;
   Task<Result<std::optional<Extent>>> next_extent(Segment segment, std::uint64_t from) override;

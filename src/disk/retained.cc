@@ -1,5 +1,6 @@
 #include "disk/retained.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -16,12 +17,19 @@ void Retained::acknowledged(std::uint64_t order, wire::Request request, SharedBy
   changes_.emplace(order, std::move(change));
 }
 
-void Retained::covered(std::uint64_t acknowledgement, std::uint64_t incarnation) {
+void Retained::covered(std::uint64_t acknowledgement, std::uint64_t incarnation,
+                       const std::vector<Segment>& segments) {
+  const auto is_covered = [&](const Change& change) {
+    const Segment segment = change.request.address.segment;
+    return change.incarnation == incarnation &&
+           (segments.empty() ||
+            std::find(segments.begin(), segments.end(), segment) != segments.end());
+  };
   auto it = by_acknowledgement_.begin();
   while (it != by_acknowledgement_.end() && it->first <= acknowledgement) {
     const std::uint64_t order = it->second;
     ++it;
-    if (changes_.at(order).incarnation == incarnation) erase(order);
+    if (is_covered(changes_.at(order))) erase(order);
   }
 }
 

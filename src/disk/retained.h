@@ -28,8 +28,9 @@ class Retained {
                     std::uint64_t incarnation);
   // A flush that is sent now will cover all acknowledgements up to this one.
   std::uint64_t last_acknowledgement() const { return last_acknowledgement_; }
-  // Such a flush has succeeded, at a server of `incarnation`.
-  void covered(std::uint64_t acknowledgement, std::uint64_t incarnation);
+  // Such a flush, of these segments (none: of all), has succeeded, at a server of `incarnation`.
+  void covered(std::uint64_t acknowledgement, std::uint64_t incarnation,
+               const std::vector<Segment>& segments);
   // In their original order: what a server of `incarnation` does not have.
   std::vector<std::uint64_t> unknown_to(std::uint64_t incarnation) const;
   const Change* find(std::uint64_t order) const;  // null: it is covered or forgotten

@@ -35,7 +35,7 @@ enum class Operation : std::uint8_t {
   read = 1,
   write = 2,
   discard = 3,
-  flush = 4,
+  flush = 4,  // payload: the segments (flush_segments), or none: all
   preallocate = 5,
   next_extent = 6,
   list_segments = 7,

@@ -56,6 +56,8 @@ bool makes_sense(const Request& request, std::size_t payload) {
       return payload > 0 && payload <= disk::transfer_max;
     case Operation::write_register:
       return payload <= disk::register_size_max;
+    case Operation::flush:
+      return payload % 8 == 0 && payload <= 8 * disk::flushed_singly_max;
     default:
       return payload == 0;
   }
@@ -257,7 +259,9 @@ Task<Answer> DiskServer::State::perform(Request request, SharedBytes payload) {
       co_return answer_with(done);
     }
     case Operation::flush: {
-      const Status done = co_await disk.flush();
+      const auto segments = disk::wire::decode_segments(payload.view());
+      Task<Status> flushing = segments->empty() ? disk.flush() : disk.flush_segments(*segments);
+      const Status done = co_await std::move(flushing);
       co_return answer_with(done);
     }
     case Operation::preallocate: {

@@ -180,6 +180,22 @@ TEST_P(FactTest, WhatAFlushCoveredIsNotSentAgain) {
   EXPECT_EQ(memory.peek({segment, 0}, 512), bytes(2));
 }
 
+TEST_P(FactTest, AFlushOfSegmentsCoversThoseAlone) {
+  const Segment other{static_cast<std::uint64_t>(segment) + 1};
+  auto remote = connect();
+  ASSERT_TRUE(wait(memory.admit(me)));
+  ASSERT_TRUE(write(*remote, {segment, 0}, bytes(1)));
+  ASSERT_TRUE(write(*remote, {other, 0}, bytes(2)));
+  ASSERT_TRUE(wait(remote->flush_segments({segment})));
+  EXPECT_EQ(memory.peek_durable({segment, 0}, 512), bytes(1));
+  EXPECT_TRUE(all_zero(memory.peek_durable({other, 0}, 512)));
+  restart_server(true);
+  ASSERT_TRUE(wait(remote->flush_segments({other})));
+  EXPECT_EQ(memory.peek_durable({other, 0}, 512), bytes(2));
+  EXPECT_EQ(remote->counters().replayed, 1u);
+  EXPECT_EQ(remote->counters().retained_bytes, 0u);
+}
+
 TEST_P(FactTest, DiscardsComeBackBetweenTheWrites) {
   auto remote = connect();
   ASSERT_TRUE(wait(memory.admit(me)));

@@ -238,6 +238,19 @@ class MemoryDisk final : public disk::VirtualDisk {
     durable_ = covered;
     co_return Status();
   }
+  Task<Status> flush_segments(std::vector<disk::Segment> segments) override {
+    const Image covered = current_;
+    co_await pause();
+    for (const disk::Segment segment : segments) {
+      const auto found = covered.find(segment);
+      if (found == covered.end()) {
+        durable_.erase(segment);
+      } else {
+        durable_[segment] = found->second;
+      }
+    }
+    co_return Status();
+  }
   Task<Status> preallocate(disk::Address, std::uint64_t, disk::LeaseNumber lease) override {
     CO_TRY_STATUS(admission_.check(lease));
     co_return Status();

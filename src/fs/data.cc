@@ -246,7 +246,7 @@ Task<Result<LogPosition>> commit_places(Core& core, FileState& file, BlockRef bl
   const bool exposes = !plan.pages.empty() || file.segment != 0 || file.left_inline ||
                        (file.size && *file.size > view.size());
   if (written && exposes && !planted(Fault::release_before_flush)) {
-    written = co_await core.disk.flush();
+    written = co_await core.disk.flush_retained();
   }
   // With no hole in it, the space cannot have grown.
   std::uint64_t space = view.segment_bytes();

@@ -223,9 +223,14 @@ std::optional<std::uint64_t> Device::truncate(std::uint64_t inode, std::uint64_t
   return status.stx_size;
 }
 
-Status Device::abort() { return abort_connection(connection_); }
+Status Device::abort() {
+  TRY(const int handle, open_abort(connection_));
+  const Status aborted = abort_connection(handle);
+  ::close(handle);
+  return aborted;
+}
 
-Status abort_connection(std::uint32_t connection) {
+Result<int> open_abort(std::uint32_t connection) {
   const std::string path = absl::StrCat(control_folder, "/", connection, "/abort");
   int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   if (fd < 0) {
@@ -233,10 +238,11 @@ Status abort_connection(std::uint32_t connection) {
     fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC);
   }
   if (fd < 0) return fail(system_error(absl::StrCat("cannot open ", path), errno));
-  const bool written = ::write(fd, "1", 1) == 1;
-  const int error = errno;
-  ::close(fd);
-  if (!written) return fail(system_error(absl::StrCat("cannot write ", path), error));
+  return fd;
+}
+
+Status abort_connection(int handle) {
+  if (::write(handle, "1", 1) != 1) return fail(system_error("cannot abort a connection", errno));
   return {};
 }
 

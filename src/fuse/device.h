@@ -77,8 +77,11 @@ class Device {
   bool mounted_ = true;
 };
 
-// Ends a connection, ours or another's, through /sys/fs/fuse/connections: all that waits on it
-// fails.
-Status abort_connection(std::uint32_t connection);
+// The handle of a connection in /sys/fs/fuse/connections. It stays that of this connection, also
+// when the kernel gives its number to another one; whoever aborts later opens it now, and closes
+// it.
+Result<int> open_abort(std::uint32_t connection);
+// Ends the connection: all that waits on it fails. No error if it has ended.
+Status abort_connection(int handle);
 
 }  // namespace plumeria::fuse

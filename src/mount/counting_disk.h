@@ -1,11 +1,13 @@
-// Passes everything on to a disk, counts the changes that it refused because their lease was over,
-// and tells of them.
+// The disk as one mount sees it: passes everything on, counts the changes that were refused because
+// their lease was over, and tells of them; knows what of the mount's changes no flush has covered.
 #pragma once
 
 #include <functional>
 #include <utility>
+#include <vector>
 
 #include "disk/disk.h"
+#include "disk/unflushed.h"
 
 namespace plumeria::mount {
 
@@ -23,15 +25,30 @@ class CountingDisk : public disk::VirtualDisk {
   }
   Task<Status> write(disk::Address to, SharedBytes data, disk::LeaseNumber lease,
                      disk::Durability durability) override {
-    return counted(below_.write(to, std::move(data), lease, durability), lease);
+    Task<Status> writing = below_.write(to, std::move(data), lease, durability);
+    if (durability == disk::Durability::logged) return counted(std::move(writing), lease);
+    return noted(std::move(writing), to.segment, lease);
   }
   Task<Status> discard(disk::Address from, std::uint64_t length, disk::LeaseNumber lease) override {
-    return counted(below_.discard(from, length, lease), lease);
+    return noted(below_.discard(from, length, lease), from.segment, lease);
   }
   Task<Status> flush() override { return below_.flush(); }
+  Task<Status> flush_segments(std::vector<disk::Segment> segments) override {
+    return below_.flush_segments(std::move(segments));
+  }
+  Task<Status> flush_retained() override {
+    const disk::Unflushed::Mark mark = unflushed_.begin();
+    std::vector<disk::Segment> segments = unflushed_.segments();
+    if (segments.empty()) co_return Status();
+    const bool singly = segments.size() <= disk::flushed_singly_max;
+    Task<Status> flushing = singly ? below_.flush_segments(std::move(segments)) : below_.flush();
+    CO_TRY_STATUS(co_await std::move(flushing));
+    unflushed_.covered(mark);
+    co_return Status();
+  }
   Task<Status> preallocate(disk::Address from, std::uint64_t length,
                            disk::LeaseNumber lease) override {
-    return counted(below_.preallocate(from, length, lease), lease);
+    return noted(below_.preallocate(from, length, lease), from.segment, lease);
   }
   Task<Result<std::uint64_t>> allocated(disk::Segment segment) override {
     return below_.allocated(segment);
@@ -57,6 +74,12 @@ class CountingDisk : public disk::VirtualDisk {
   void forget(disk::LeaseNumber lease) override { below_.forget(lease); }
 
  private:
+  // Noted even if it fails: it may have happened in part.
+  Task<Status> noted(Task<Status> change, disk::Segment segment, disk::LeaseNumber lease) {
+    Status status = co_await counted(std::move(change), lease);
+    unflushed_.changed(segment);
+    co_return status;
+  }
   Task<Status> counted(Task<Status> change, disk::LeaseNumber lease) {
     Status status = co_await change;
     if (!status && status.error().code == Errc::fenced) {
@@ -69,6 +92,7 @@ class CountingDisk : public disk::VirtualDisk {
   disk::VirtualDisk& below_;
   std::function<void(disk::LeaseNumber)> on_fenced_;
   std::uint64_t fenced_ = 0;
+  disk::Unflushed unflushed_;
 };
 
 }  // namespace plumeria::mount

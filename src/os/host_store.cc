@@ -111,6 +111,13 @@ Result<std::vector<Segment>> scan_segments(const std::string& store) {
   return segments;
 }
 
+Status first_error(const std::vector<Status>& results) {
+  for (const Status& result : results) {
+    if (!result) return result;
+  }
+  return {};
+}
+
 }  // namespace
 
 struct HostStore::State {
@@ -158,9 +165,11 @@ struct HostStore::State {
     dirty_files.clear();
   }
 
-  void segments_changed(Segment segment) {
-    dirty_folders.insert(folder_of(segment));
-    ++segments_version;
+  void segments_changed(Segment segment) { dirty_folders[folder_of(segment)] = ++segments_version; }
+
+  void folder_is_durable(int folder, std::uint64_t version) {
+    const auto found = dirty_folders.find(folder);
+    if (found != dirty_folders.end() && found->second <= version) dirty_folders.erase(found);
   }
 
   // After a failed sync nobody knows which acknowledged data the host has dropped.
@@ -192,6 +201,8 @@ struct HostStore::State {
   }
 
   Task<Status> sync_dirty();
+  Task<Status> sync_segments(std::vector<Segment> segments);
+  Task<Status> sync_folder(int folder, std::uint64_t version);
   Task<Status> persist_leases();
 
   RealExecutor& executor;
@@ -205,7 +216,7 @@ struct HostStore::State {
 
   std::map<Segment, SegmentFilePointer> dirty_files;  // written since the last flush began
   bool too_many_dirty = false;                        // then of all files
-  std::set<int> dirty_folders;
+  std::map<int, std::uint64_t> dirty_folders;         // → segments_version of the last change
   std::uint64_t segment_max = disk::segment_limit;
   std::uint64_t flushes_begun = 0, flushes_ended = 0;
   bool flushing = false;
@@ -385,10 +396,20 @@ Task<Status> HostStore::flush() {
   co_return Status();
 }
 
+Task<Status> HostStore::flush_segments(std::vector<Segment> segments) {
+  State& state = *state_;
+  if (state.options.read_only) co_return Status();
+  if (state.broken) co_return fail(*state.broken);
+  const Status synced = co_await state.sync_segments(std::move(segments));
+  if (!synced) co_return state.break_down(synced.error());
+  if (state.broken) co_return fail(*state.broken);  // What it was to cover may be lost.
+  co_return Status();
+}
+
 Task<Status> HostStore::State::sync_dirty() {
   CO_TRY_STATUS(directory.still_there());
   const auto synced_files = std::exchange(dirty_files, {});
-  const auto synced_folders = std::exchange(dirty_folders, {});
+  const auto synced_folders = dirty_folders;
   const bool all = std::exchange(too_many_dirty, false);
   if (all || synced_files.size() + synced_folders.size() > files_synced_singly) {
     Task<Status> syncing = pool.run([store = path]() -> Status {
@@ -396,20 +417,47 @@ Task<Status> HostStore::State::sync_dirty() {
       if (::syncfs(root.get()) != 0) return fail(host_error(errno, "sync", store));
       return {};
     });
-    co_return co_await syncing;
+    CO_TRY_STATUS(co_await std::move(syncing));
+    for (const auto& [folder, version] : synced_folders) folder_is_durable(folder, version);
+    co_return Status();
   }
   std::vector<Task<Status>> syncs;
   for (const auto& [segment, file] : synced_files) {
     syncs.push_back(pool.run([file = file] { return sync_data(file->file.get(), file->path); }));
   }
-  for (const int folder : synced_folders) {
-    syncs.push_back(pool.run(
-        [folder_path = segment_folder(path, folder)] { return sync_directory(folder_path); }));
+  for (const auto& [folder, version] : synced_folders) {
+    syncs.push_back(sync_folder(folder, version));
   }
-  const std::vector<Status> results = co_await gather(executor, std::move(syncs));
-  for (const Status& result : results) {
-    if (!result) co_return result;
+  co_return first_error(co_await gather(executor, std::move(syncs)));
+}
+
+// Without a look at what is dirty: another flush that is under way may have taken that over, and
+// has not made it durable yet.
+Task<Status> HostStore::State::sync_segments(std::vector<Segment> segments) {
+  CO_TRY_STATUS(directory.still_there());
+  std::vector<Task<Status>> syncs;
+  std::set<int> folders;
+  for (const Segment segment : segments) {
+    CO_TRY(SegmentFilePointer file, files.find(segment));
+    if (file) {
+      syncs.push_back(
+          pool.run([file = std::move(file)] { return sync_data(file->file.get(), file->path); }));
+    }
+    folders.insert(folder_of(segment));
   }
+  for (const int folder : folders) {
+    const auto changed = dirty_folders.find(folder);
+    if (changed != dirty_folders.end()) syncs.push_back(sync_folder(folder, changed->second));
+  }
+  if (syncs.size() == 1) co_return co_await std::move(syncs.front());
+  co_return first_error(co_await gather(executor, std::move(syncs)));
+}
+
+Task<Status> HostStore::State::sync_folder(int folder, std::uint64_t version) {
+  Task<Status> syncing = pool.run(
+      [folder_path = segment_folder(path, folder)] { return sync_directory(folder_path); });
+  CO_TRY_STATUS(co_await std::move(syncing));
+  folder_is_durable(folder, version);
   co_return Status();
 }
 

@@ -75,6 +75,7 @@ class HostStore final : public disk::VirtualDisk {
                      disk::Durability durability) override;
   Task<Status> discard(disk::Address from, std::uint64_t length, disk::LeaseNumber lease) override;
   Task<Status> flush() override;
+  Task<Status> flush_segments(std::vector<disk::Segment> segments) override;
   Task<Status> preallocate(disk::Address from, std::uint64_t length,
                            disk::LeaseNumber lease) override;
   Task<Result<std::uint64_t>> allocated(disk::Segment segment) override;

@@ -319,7 +319,7 @@ Task<Status> Log::State::write_and_flush() {
     for (const Status& result : results) CO_TRY_STATUS(result);
   }
   joinable = false;
-  CO_TRY_STATUS(co_await disk.flush());
+  CO_TRY_STATUS(co_await disk.flush_retained());
   durable = target;
   durable_end = target_end;
   header = written;

@@ -102,6 +102,7 @@ class TestDisk : public disk::VirtualDisk {
     }
     co_return Status{};
   }
+  Task<Status> flush_segments(std::vector<disk::Segment>) override { return flush(); }
   Task<Status> preallocate(disk::Address, std::uint64_t, disk::LeaseNumber) override {
     co_return Status{};
   }

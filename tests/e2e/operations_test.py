@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What docs/operations.md and README.md say, statement by statement, where no other test does."""
+import ctypes
 import errno
 import json
 import os
@@ -70,6 +71,41 @@ def synced(path, content):
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+class Guard(harness.Case):
+    """The process that lets go of what waits on a daemon which dies and cannot end."""
+
+    PTRACE_SEIZE, ALL_CHILDREN = 0x4206, 0x40000000  # sys/ptrace.h; __WALL of wait(2)
+
+    def test_it_aborts_the_dead_mount_and_no_other_one_that_gets_its_number(self):
+        dead = self.world.mount(self.world.mkfs("one"), "dead")
+        thread = next(int(t) for t in os.listdir(f"/proc/{dead.popen.pid}/task")
+                      if int(t) != dead.popen.pid)
+        libc = ctypes.CDLL(None, use_errno=True)
+        # A thread that is traced stays until the tracer has seen its end, and the process with it.
+        self.assertEqual(libc.ptrace(self.PTRACE_SEIZE, thread, None, None), 0)
+        try:
+            os.kill(dead.popen.pid, signal.SIGKILL)
+
+            def has_died():
+                try:
+                    os.statvfs(dead.path)
+                except OSError as error:
+                    return error.errno == errno.ENOTCONN
+                return False
+            harness.wait_until(has_died, 20, "the end of the connection")
+            dead.detach()
+            other = self.world.mount(self.world.mkfs("two"), "other")
+            self.assertEqual(other.minor, dead.minor, "the kernel gave it another number")
+            with open(other / "file", "wb") as file:
+                for _ in range(20):  # It would look every half second.
+                    time.sleep(0.1)
+                    file.write(b"x")
+                    os.fsync(file.fileno())
+        finally:
+            os.waitpid(thread, self.ALL_CHILDREN)
+        other.umount()
 
 
 class Unmounting(harness.Case):
