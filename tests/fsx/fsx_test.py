@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 import harness  # pylint: disable=wrong-import-position
 
 FSX = os.environ.get("PLUMERIA_FSX", str(harness.TREE / "build/release/tests/fsx/plumeria-fsx"))
-SECONDS = 300 if harness.LONG else 10
+SECONDS = 300 if harness.LONG else 8
 
 
 class Fsx(harness.Case):
