@@ -2,8 +2,8 @@
 """Many entries in one directory, and many files that come and go: what each costs, and that neither
 the store nor the daemon grows.
 
-With PLUMERIA_LONG=1 ten million entries and a million files, else some ten thousand; PLUMERIA_ENTRIES
-and PLUMERIA_FILES say other numbers.
+With PLUMERIA_LONG=1 ten million entries and a million files, else some ten thousand;
+PLUMERIA_ENTRIES and PLUMERIA_FILES say other numbers.
 """
 import os
 import pathlib
