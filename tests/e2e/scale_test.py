@@ -18,10 +18,12 @@ ENTRIES = int(os.environ.get("PLUMERIA_ENTRIES", 10_000_000 if harness.LONG else
 FILES = int(os.environ.get("PLUMERIA_FILES", 1_000_000 if harness.LONG else 30_000))
 LOOKUPS = 5000
 CACHE = 256  # MiB, the default
-MEMORY_MAX = CACHE + 150  # MiB, with a million files
-# An operation in the large directory may cost so many times one in the small. A tree that is some
-# levels higher does not; a scan would cost a thousand times.
-WORSE_MAX = 8
+# MiB. Locks that are kept, and inodes that the kernel knows, take some 600 bytes a file in an
+# embedded mount, which has the lock server in it.
+MEMORY_MAX = CACHE + 50 + FILES * 700 // 1_000_000
+# An operation in the large directory may cost so many times one in the small, which is in memory
+# after some hundred; a scan would cost a thousand times.
+WORSE_MAX = 50
 
 
 def resident(process):
