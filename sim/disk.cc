@@ -745,11 +745,16 @@ void SimDisk::become_copy_of(const SimDisk& other) {
   recount_blocks();
 }
 
-void SimDisk::become_copy_after_power_cut(const SimDisk& other) {
+void SimDisk::become_copy_after_power_cut(const SimDisk& other, Unflushed unflushed) {
   CHECK(in_flight_.empty());
   durable_ = other.durable_;
   pending_ = other.pending_;
+  preallocated_ = other.preallocated_;
   registers_ = other.registers_;
+  admitted_ = other.admitted_;
+  fenced_ = other.fenced_;
+  if (unflushed == Unflushed::kept) durable_ = other.current_;
+  if (unflushed != Unflushed::by_chance) pending_.clear();
   settle_all_pending();
   current_ = durable_;
   recount_blocks();

@@ -57,6 +57,9 @@ enum class Attachment {
   outside,  // it is not (a test that looks on)
 };
 
+// What a power cut does to changes that no flush covers.
+enum class Unflushed { by_chance, kept, dropped };
+
 // What lies where (format/layout.h), as far as it matters when power is cut.
 enum class Place { anywhere, log_header, log_ring, metadata, file_data };
 
@@ -98,8 +101,10 @@ class SimDisk {
   void poke(Address to, ByteView data);                          // damage; durable at once
   // Holds what `other` holds, durably: blocks, registers, leases. Requires: nothing is under way.
   void become_copy_of(const SimDisk& other);
-  // The same, as a power cut at this moment would leave it; our own seed decides.
-  void become_copy_after_power_cut(const SimDisk& other);
+  // The same, as a power cut at this moment would leave it (our own seed decides); the other one
+  // may be in the middle of anything.
+  void become_copy_after_power_cut(const SimDisk& other,
+                                   Unflushed unflushed = Unflushed::by_chance);
   std::optional<disk::Register> peek_register(std::string_view name) const;
   bool is_admitted(LeaseNumber lease) const { return admitted_.contains(lease); }
   bool is_fenced(LeaseNumber lease) const { return fenced_.contains(lease); }

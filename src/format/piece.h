@@ -24,6 +24,7 @@
 namespace plumeria::format {
 
 enum class Unit : std::uint8_t { inode, directory_block, small_block };
+constexpr std::size_t unit_kinds = 3;
 
 constexpr std::uint64_t units_per_piece(Unit unit) {
   switch (unit) {

@@ -3,6 +3,7 @@
 #include <absl/strings/str_cat.h>
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
@@ -16,19 +17,37 @@ constexpr std::uint64_t prefetch_batch = 256;
 // Operations that may be between pin() and the transaction that takes directory blocks.
 constexpr std::uint32_t operations_side_by_side = 32;
 
+constexpr Unit all_units[] = {Unit::inode, Unit::directory_block, Unit::small_block};
+static_assert(std::size(all_units) == format::unit_kinds);
+
+std::uint64_t wanted_of(const Needs& needs, Unit unit) {
+  switch (unit) {
+    case Unit::inode:
+      return needs.inodes;
+    case Unit::directory_block:
+      return needs.directory_blocks * operations_side_by_side;
+    case Unit::small_block:
+      return needs.small_blocks;
+  }
+  CHECK(false);
+}
+
 }  // namespace
 
-bool Allocator::has_room(const PinnedPiece& piece, Needs needs) {
-  const format::PieceView view = piece.view();
-  const auto room = [&](Unit unit, std::uint32_t wanted, std::uint64_t busy) {
-    // One number may be the one that is never handed out.
-    return wanted == 0 || view.used(unit) + busy + wanted + 1 <= format::units_per_piece(unit);
-  };
-  return room(Unit::inode, needs.inodes, 0) &&
-         room(Unit::directory_block, needs.directory_blocks * operations_side_by_side, 0) &&
-         room(Unit::small_block, needs.small_blocks,
-              reserved_small_.size() + freed_small_.size()) &&
-         view.next_segment() + 1 < format::segments_per_piece;
+bool Allocator::has_room(const PinnedPiece& piece, const Needs& needs, Unit unit) const {
+  const std::uint64_t wanted = wanted_of(needs, unit);
+  if (wanted == 0) return true;
+  const bool small = unit == Unit::small_block;
+  const std::uint64_t busy = small ? reserved_small_.size() + freed_small_.size() : 0;
+  // One number may be the one that is never handed out.
+  return piece.view().used(unit) + busy + wanted + 1 <= format::units_per_piece(unit);
+}
+
+bool Allocator::has_room(const PinnedPiece& piece, const Needs& needs) const {
+  for (const Unit unit : all_units) {
+    if (!has_room(piece, needs, unit)) return false;
+  }
+  return piece.view().next_segment() + 1 < format::segments_per_piece;
 }
 
 Task<Result<PinnedPiece>> Allocator::load(std::uint64_t number, Pin pin) {
@@ -99,14 +118,28 @@ Task<Result<PinnedPiece>> Allocator::pin(Needs needs) {
     if (!piece && piece.error().code != Errc::corrupt) co_return fail(std::move(piece).error());
     if (piece && has_room(*piece, needs)) co_return std::move(*piece);
   }
-  std::uint64_t number = search_from_;
+  std::uint64_t number = 0;
+  for (const Unit unit : all_units) {
+    if (wanted_of(needs, unit) > 0) number = std::max(number, search_from(unit));
+  }
+  // Not the piece `number`: it lacks room for some units, or cannot be had (nullptr).
+  const auto pass = [&](const PinnedPiece* piece) {
+    for (const Unit unit : all_units) {
+      if (wanted_of(needs, unit) == 0 || search_from(unit) != number) continue;
+      if (piece == nullptr || !has_room(*piece, needs, unit)) ++search_from(unit);
+    }
+  };
   for (std::uint64_t tried = 0; tried < format::piece_limit; ++tried, ++number) {
     number %= format::piece_limit;
-    if (unusable_.contains(number)) continue;
+    if (unusable_.contains(number)) {
+      pass(nullptr);
+      continue;
+    }
     auto pin = co_await core_.clerk.try_acquire(piece_lock(number), Mode::exclusive);
     if (!pin) {
-      if (pin.error().code == Errc::again) continue;
-      co_return fail(std::move(pin).error());
+      if (pin.error().code != Errc::again) co_return fail(std::move(pin).error());
+      pass(nullptr);
+      continue;
     }
     auto piece = co_await load(number, std::move(*pin));
     if (!piece && piece.error().code != Errc::corrupt) co_return fail(std::move(piece).error());
@@ -121,11 +154,14 @@ Task<Result<PinnedPiece>> Allocator::pin(Needs needs) {
     if (!damage.empty()) {
       log_error(absl::StrCat(damage, "; nothing is taken from it"));
       unusable_.insert(number);
+      pass(nullptr);
       continue;
     }
-    if (!has_room(*piece, needs)) continue;
+    if (!has_room(*piece, needs)) {
+      pass(&*piece);
+      continue;
+    }
     current_ = number;
-    search_from_ = number;
     inode_hint_ = number * format::units_per_piece(Unit::inode);
     co_return std::move(*piece);
   }
@@ -218,6 +254,7 @@ void Allocator::free(Transaction& transaction, const PinnedPiece& piece, Unit un
   format::PieceEditor editor(edit(transaction, piece));
   editor.set_used(unit, number, false);
   editor.raise_floor(version);
+  search_from(unit) = std::min(search_from(unit), piece.number);
 }
 
 std::uint64_t Allocator::take_segment(Transaction& transaction, const PinnedPiece& piece) {

@@ -13,6 +13,7 @@
 #include <absl/container/flat_hash_map.h>
 #include <absl/container/flat_hash_set.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -81,13 +82,17 @@ class Allocator {
  private:
   Task<Result<PinnedPiece>> load(std::uint64_t number, Pin pin);
   Task<Result<bool>> was_touched(std::uint64_t piece);
-  bool has_room(const PinnedPiece& piece, Needs needs);
+  bool has_room(const PinnedPiece& piece, const Needs& needs) const;
+  bool has_room(const PinnedPiece& piece, const Needs& needs, Unit unit) const;  // for this alone
+  std::uint64_t& search_from(Unit unit) { return search_from_[static_cast<std::size_t>(unit)]; }
   bool small_block_usable(std::uint64_t number);
   MutableByteView edit(Transaction& transaction, const PinnedPiece& piece);
 
   Core& core_;
   std::optional<std::uint64_t> current_;
-  std::uint64_t search_from_ = 0;
+  // No piece below has room for this unit, as far as is known. What is freed lowers it: else files
+  // that come and go would take new blocks for ever.
+  std::array<std::uint64_t, format::unit_kinds> search_from_{};
   std::uint64_t inode_hint_ = 0;                 // where pick_inode() looks first
   absl::flat_hash_set<std::uint64_t> unusable_;  // pieces that are damaged
   absl::flat_hash_set<std::uint64_t> reserved_small_;

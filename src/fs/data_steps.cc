@@ -53,6 +53,11 @@ Task<Status> take_segment(Core& core, FileState& file, bool for_revoke) {
   co_return Status();
 }
 
+Task<Status> make_end_durable(Core& core, BlockRef block) {
+  if (block->last_record() > core.log.durable()) CO_TRY_STATUS(co_await core.log.sync_all());
+  co_return Status();
+}
+
 Task<Status> clear_tail(Core& core, FileState& file, BlockRef block) {
   if (core.clean_tails.contains(file.inode) || planted(Fault::stale_end_ignored)) {
     co_return Status();
@@ -60,10 +65,7 @@ Task<Status> clear_tail(Core& core, FileState& file, BlockRef block) {
   const std::uint64_t size = size_of(block.bytes(), &file);
   const Map map(block.bytes(), &file);
   const bool in_small_block = size % block_size != 0 && map.small(size) != 0;
-  // The shrinking must not be undone by a crash after its bytes are gone.
-  if ((in_small_block || map.segment() != 0) && block->last_record() > core.log.durable()) {
-    CO_TRY_STATUS(co_await core.log.sync_all());
-  }
+  if (in_small_block || map.segment() != 0) CO_TRY_STATUS(co_await make_end_durable(core, block));
   if (map.segment() != 0) {
     const disk::Address behind{disk::Segment{map.segment()}, size};
     rarely<"fs: the tail of a segment is cleared">();

@@ -57,6 +57,9 @@ void touch(Core& core, FileState& file, std::int64_t mtime_at_least);
 void leave_inline(Core& core, FileState& file, ByteView inode_block);
 // Gives the file a data segment, if it has none, which the next commit records.
 Task<Status> take_segment(Core& core, FileState& file, bool for_revoke);
+// Before what lies behind the file's end is changed in place: a crash must not undo the truncation
+// that made it the end after those bytes are gone.
+Task<Status> make_end_durable(Core& core, BlockRef block);
 // Before the file grows: what lies behind its end becomes zeros, durable before the record that
 // shows it (docs/format.md, "The tail").
 Task<Status> clear_tail(Core& core, FileState& file, BlockRef block);

@@ -91,6 +91,8 @@ Task<Status> punch_data(Core& core, InodeNumber inode, std::uint64_t offset, std
       if (map.segment() != 0) {
         const disk::Address where{disk::Segment{map.segment()}, first};
         file.space_changed = true;
+        // Behind the end nothing is zeroed that a crash could bring back.
+        if (last > size) CO_TRY_STATUS(co_await make_end_durable(core, block));
         CO_TRY_STATUS(co_await core.disk.discard(where, last - first, core.lease));
       }
       // Not before: what is dirty must not be lost if that fails.

@@ -224,8 +224,9 @@ class Crash(harness.Case):
             one_round(random.Random(seed))
             self.world.end_round()
 
-    def test_kill_a_mount_in_the_middle_of_an_untar(self):
-        # Enough for seconds: what is older than a second is durable then, what is younger is not.
+    def make_archive(self):
+        """A tar of some thousand files, enough for seconds: what is older than a second is durable
+        when a mount dies in the middle, what is younger is not. (Its path, {name: bytes})"""
         members = {}
         archive = self.world.folder / "tree.tar"
         with tarfile.open(archive, "w") as out:
@@ -236,39 +237,72 @@ class Crash(harness.Case):
                     info = tarfile.TarInfo(name)
                     info.size = len(members[name])
                     out.addfile(info, io.BytesIO(members[name]))
+        return archive, members
+
+    def kill_in_untar(self, mount, archive, members, chance):
+        """Kills a mount somewhere in the middle of an untar, with a load beside it (the result)."""
+        untar = subprocess.Popen(["tar", "xvf", archive, "-C", mount.path],
+                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        load = FsyncLoad(mount / "beside")
+        last = chance.randrange(len(members) // 20, len(members) * 19 // 20)
+        start = time.monotonic()
+        for _ in range(last):
+            untar.stdout.readline()
+        time.sleep(chance.random() * 0.01)
+        mount.kill()
+        load.stop()
+        print(f"killed after {last} of {len(members)} files in {time.monotonic() - start:.1f} s")
+        mount.detach()
+        untar.stdout.close()
+        self.assertNotEqual(untar.wait(20), 0, "tar was done already")
+        return load
+
+    def check_untarred(self, mount, members):
+        """Each file that is there has bytes of its own. How many they are."""
+        there = 0
+        for path, _, names in os.walk(mount / "tree"):
+            for name in names:
+                file = os.path.join(path, name)
+                with open(file, "rb") as opened:
+                    wanted = members[os.path.relpath(file, mount.path)]
+                    self.assertTrue(wanted.startswith(opened.read()), file)
+                there += 1
+        print(f"{there} files are there, each with bytes of its own")
+        return there
+
+    def test_kill_a_mount_in_the_middle_of_an_untar(self):
+        archive, members = self.make_archive()
         kept = []
 
         def one_round(chance):
             (self.b / "of-b").write_text("b")
-            untar = subprocess.Popen(["tar", "xvf", archive, "-C", self.a.path],
-                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-            load = FsyncLoad(self.a / "beside")
-            start = time.monotonic()
-            last = chance.randrange(len(members) // 20, len(members) * 19 // 20)
-            for _ in range(last):
-                untar.stdout.readline()
-            time.sleep(chance.random() * 0.01)
-            self.a.kill()
-            load.stop()
-            took = time.monotonic() - start
-            self.go_on_alone(f"{last} of {len(members)} files in {took:.1f} s")
-            untar.stdout.close()
-            self.assertNotEqual(untar.wait(20), 0, "tar was done already")
-            there = 0
-            for path, _, names in os.walk(self.b / "tree"):
-                for name in names:
-                    file = os.path.join(path, name)
-                    with open(file, "rb") as opened:
-                        wanted = members[os.path.relpath(file, self.b.path)]
-                        self.assertTrue(wanted.startswith(opened.read()), file)
-                    there += 1
-            print(f"{there} files are there, each with bytes of its own")
-            kept.append(there)
+            load = self.kill_in_untar(self.a, archive, members, chance)
+            self.go_on_alone("an untar")
+            kept.append(self.check_untarred(self.b, members))
             self.check_all([load], self.b)
             self.assertEqual((self.b / "of-b").read_text(), "b")
             self.finish(self.b)
 
         self.rounds(one_round)
+        self.assertGreater(max(kept), 0, "nothing was ever durable: killed too early")
+
+    def test_kill_the_embedded_mount_in_the_middle_of_an_untar(self):
+        archive, members = self.make_archive()
+        kept = []
+
+        def one_round(chance):
+            store = self.world.mkfs()
+            mount = self.world.mount(store, "m")
+            load = self.kill_in_untar(mount, archive, members, chance)
+            start = time.monotonic()
+            mount = self.world.mount(store, "m")
+            print(f"usable again after {time.monotonic() - start:.2f} s")
+            kept.append(self.check_untarred(mount, members))
+            self.check_all([load], mount)
+            mount.umount()
+            self.world.fsck(store)
+
+        self.rounds(one_round, served=False)
         self.assertGreater(max(kept), 0, "nothing was ever durable: killed too early")
 
     def test_kill_a_mount_under_fsyncs(self):
