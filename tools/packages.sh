@@ -4,8 +4,9 @@
 packages_build="g++ cmake ninja-build pkg-config git ca-certificates libabsl-dev libasio-dev
   libcli11-dev libexpected-dev libfuse3-dev libgmock-dev libgtest-dev libspdlog-dev libssl-dev
   libxxhash-dev nlohmann-json3-dev fuse3"
-packages_test="clang-format-14 dpkg-dev e2fsprogs fio libsqlite3-dev make man-db mount
-  perl-modules-5.36 procps psmisc python3 sqlite3 strace stress-ng systemd tar util-linux xz-utils"
+packages_test="clang-format-14 dpkg-dev e2fsprogs fio gcc libsqlite3-dev make man-db mount
+  perl-modules-5.36 procps psmisc python3 spin sqlite3 strace stress-ng systemd tar util-linux
+  xz-utils"
 
 packages_package="dpkg-dev"
 

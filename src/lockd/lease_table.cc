@@ -1,6 +1,7 @@
 #include "lockd/lease_table.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 
@@ -46,9 +47,17 @@ Duration LeaseTable::left(TimePoint now, LeaseNumber lease) const {
 
 bool LeaseTable::renew(TimePoint now, LeaseNumber lease) {
   auto at = leases_.find(lease);
-  if (at == leases_.end() || !at->second.live) return false;
+  if (at == leases_.end() || !at->second.live || at->second.condemned) return false;
   State& state = at->second;
   state.expires_at = std::max(state.expires_at, lock::lease_expires_at(now, duration_));
+  return true;
+}
+
+bool LeaseTable::condemn(LeaseNumber lease, std::string why) {
+  auto at = leases_.find(lease);
+  if (at == leases_.end() || !at->second.live || at->second.condemned) return false;
+  at->second.condemned = true;
+  at->second.why = std::move(why);
   return true;
 }
 
@@ -56,11 +65,11 @@ std::vector<LeaseTable::Due> LeaseTable::due(TimePoint now) {
   std::vector<Due> due;
   for (const auto& [lease, state] : leases_) {
     if (!state.live) continue;
-    if (now >= state.expires_at) {
-      due.push_back({lease, "it has not renewed its lease in time"});
-    } else if (!state.reported && now >= state.report_due) {
-      due.push_back({lease, "it has not reported its locks in time"});
+    if (!state.reported && now >= state.report_due) {
+      condemn(lease, "it has not reported its locks in time");
     }
+    if (now < state.expires_at) continue;
+    due.push_back({lease, state.condemned ? state.why : "it has not renewed its lease in time"});
   }
   return due;
 }
@@ -70,7 +79,7 @@ TimePoint LeaseTable::next_due() const {
   for (const auto& [lease, state] : leases_) {
     if (!state.live) continue;
     next = std::min(next, state.expires_at);
-    if (!state.reported) next = std::min(next, state.report_due);
+    if (!state.reported && !state.condemned) next = std::min(next, state.report_due);
   }
   return next;
 }

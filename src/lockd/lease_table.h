@@ -6,6 +6,7 @@
 #include <absl/container/btree_map.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "base/time.h"
@@ -37,11 +38,15 @@ class LeaseTable {
   // The time that is left to a live lease.
   Duration left(TimePoint now, LeaseNumber lease) const;
 
+  // This lease is not renewed any more and ends when it runs out: until then its clerk may use its
+  // locks, whatever it has done. False if it is not live, or condemned already.
+  bool condemn(LeaseNumber lease, std::string why);
+
   struct Due {
     LeaseNumber lease{};
-    const char* why = "";
+    std::string why;
   };
-  // Live leases whose time is over; the caller lets them die.
+  // Live leases whose time is over; the caller lets them die. Condemns those that do not report.
   std::vector<Due> due(TimePoint now);
   TimePoint next_due() const;
   // This server was stopped itself: every live lease has a full duration from now.
@@ -63,6 +68,8 @@ class LeaseTable {
   struct State {
     bool live = true;
     bool reported = false;
+    bool condemned = false;
+    std::string why;  // it is condemned
     std::uint32_t next_page = 0;
     TimePoint expires_at{}, report_due{};
   };

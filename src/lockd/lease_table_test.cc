@@ -56,8 +56,25 @@ TEST(LeaseTableTest, OneThatRenewsButDoesNotReportIsEnded) {
     EXPECT_TRUE(table.renew(now, one));
     EXPECT_TRUE(table.due(now).empty());
   }
-  EXPECT_TRUE(table.renew(TimePoint{60s}, one));
-  EXPECT_EQ(table.due(TimePoint{60s}).size(), 1u);
+  EXPECT_TRUE(table.due(TimePoint{60s}).empty());  // Until 65 s it may rely on its locks.
+  EXPECT_FALSE(table.renew(TimePoint{60s}, one));
+  EXPECT_EQ(table.due(TimePoint{65s}).size(), 1u);
+}
+
+// Its clerk goes on using what it holds until its lease has run out (tests/model/lease.pml, fault
+// ended_before_it_ran_out).
+TEST(LeaseTableTest, ACondemnedLeaseEndsWhenItRunsOut) {
+  LeaseTable table(10s, 60s);
+  table.joined(TimePoint{}, one);
+  EXPECT_TRUE(table.renew(TimePoint{4s}, one));
+  EXPECT_TRUE(table.condemn(one, "it keeps a lock"));
+  EXPECT_FALSE(table.condemn(one, "again"));
+  EXPECT_FALSE(table.renew(TimePoint{8s}, one));
+  EXPECT_TRUE(table.live(one));
+  EXPECT_TRUE(table.due(TimePoint{13s}).empty());
+  const auto due = table.due(TimePoint{14s});
+  ASSERT_EQ(due.size(), 1u);
+  EXPECT_EQ(due[0].why, "it keeps a lock");
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ struct Decision {
     grant,    // send lock::Grant
     refused,  // send lock::Refused
     revoke,   // send lock::Revoke
-    expire,   // the holder did not answer a revoke in time: end its lease
+    expire,   // the holder did not answer a revoke in time: let its lease run out
   };
   Kind kind = Kind::grant;
   LeaseNumber lease{};

@@ -76,6 +76,7 @@ struct LockServer::State {
   // Leases.
   Task<void> join(PeerId from, lock::Join join);
   Task<Status> record_and_admit(lock::Join join);
+  void condemn(LeaseNumber lease, const std::string& reason);
   void end_lease(LeaseNumber lease, std::string reason);
   Task<void> bury(LeaseNumber lease);
   Task<void> dismiss(LeaseNumber lease);
@@ -464,8 +465,8 @@ void LockServer::State::carry_out(const Decisions& decisions) {
                                           decision.is_try, decision.round});
         break;
       case Decision::Kind::expire:
-        end_lease(decision.lease, absl::StrCat("it has not given up ", to_string(decision.name),
-                                               " within the revoke deadline"));
+        condemn(decision.lease, absl::StrCat("it has not given up ", to_string(decision.name),
+                                             " within the revoke deadline"));
         break;
     }
   }
@@ -534,6 +535,12 @@ Task<Status> LockServer::State::record_and_admit(lock::Join join) {
 void LockServer::State::note_ending(LeaseNumber lease, std::string why) {
   endings[lease] = std::move(why);
   if (endings.size() > endings_max) endings.erase(endings.begin());
+}
+
+// Until it has run out its clerk may use all its locks, so it only is not renewed any more.
+void LockServer::State::condemn(LeaseNumber lease, const std::string& reason) {
+  if (!leases.condemn(lease, reason)) return;
+  log_warning(absl::StrCat(describe_lease(*view.find(lease)), " is renewed no more: ", reason));
 }
 
 // The order of death: docs/protocol.md, "The view".
@@ -763,10 +770,6 @@ Task<Status> LockServer::mark_recovered(std::vector<std::uint32_t> slots) {
 }
 
 void LockServer::serve() { state_->serve(); }
-
-void LockServer::expire(LeaseNumber lease, std::string reason) {
-  state_->end_lease(lease, std::move(reason));
-}
 
 Task<Status> LockServer::stop() {
   State& s = *state_;

@@ -37,7 +37,7 @@ struct LockServerOptions {
   Duration lease_duration = 10s;
   // Greatest ratio of the speeds of two clocks, above 1, in thousandths: 1010 is 1 %.
   std::uint32_t clock_ratio_milli = 1010;
-  Duration revoke_deadline = 60s;  // then the holder's lease is ended, with the reason logged
+  Duration revoke_deadline = 60s;  // then the holder's lease is not renewed any more
   bool in_process = false;         // this server's clerks live and die with it (embedded mount)
 };
 
@@ -80,9 +80,6 @@ class LockServer {
   // Serves clerks from now on. Leases that were live are given one lease duration to report what
   // they hold (rebuild); nothing is granted before every one has, or is expired and recovered.
   void serve();
-
-  // Ends this lease now, as if it had run out.
-  void expire(LeaseNumber lease, std::string reason);
 
   // Stops serving; the own lease is given up.
   Task<Status> stop();
