@@ -83,8 +83,8 @@ class Snapshots {
   }
 
   std::string verify() const {
-    const auto all = cluster_.simulation().run(cluster_.inspector(),
-                                               cluster_.inspection().list_snapshots());
+    const auto all =
+        cluster_.simulation().run(cluster_.inspector(), cluster_.inspection().list_snapshots());
     for (const disk::Snapshot& snapshot : *all) {
       rarely<"world: a snapshot was made among clients and faults">();
       const SnapshotLook look =

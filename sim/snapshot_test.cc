@@ -72,9 +72,7 @@ class SnapshotTest : public testing::TestWithParam<bool> {
   static std::vector<disk::Snapshot> list(Cluster& cluster) {
     return *cluster.simulation().run(cluster.inspector(), cluster.inspection().list_snapshots());
   }
-  static void expect_ok(const Status& status) {
-    ASSERT_TRUE(status) << status.error().message();
-  }
+  static void expect_ok(const Status& status) { ASSERT_TRUE(status) << status.error().message(); }
   static void expect_clean(Cluster& cluster) {
     for (std::size_t i = 0; i < cluster.mounts(); ++i) expect_ok(cluster.stop_mount(i));
     EXPECT_THAT(cluster.check(), IsEmpty());
@@ -103,8 +101,8 @@ TEST_P(SnapshotTest, ShowsWhatEveryMountHadWrittenAndNothingLater) {
   Cluster cluster(options(1));
   cluster.start();
   expect_ok(cluster.run(0, make_tree(&cluster.kernel(0), 1)));
-  expect_ok(cluster.run(last(cluster), write_file(&cluster.kernel(last(cluster)), "other",
-                                                  filled(200'000, 9))));
+  expect_ok(cluster.run(last(cluster),
+                        write_file(&cluster.kernel(last(cluster)), "other", filled(200'000, 9))));
   const auto made = cluster.run(0, cluster.mount(0).create_snapshot("first"));
   ASSERT_TRUE(made) << made.error().message();
   const std::string before = tree(cluster, 0);
@@ -121,7 +119,8 @@ TEST_P(SnapshotTest, NamesAreTakenOnceAndMissedWhenTheyAreNotThere) {
   Cluster cluster(options(1));
   cluster.start();
   ASSERT_TRUE(cluster.run(0, cluster.mount(0).create_snapshot("first")));
-  const auto again = cluster.run(last(cluster), cluster.mount(last(cluster)).create_snapshot("first"));
+  const auto again =
+      cluster.run(last(cluster), cluster.mount(last(cluster)).create_snapshot("first"));
   ASSERT_FALSE(again);
   EXPECT_EQ(again.error().code, Errc::exist);
   const auto bad = cluster.run(0, cluster.mount(0).create_snapshot("a/b"));
@@ -206,10 +205,10 @@ TEST_P(SnapshotTest, StopsAllMountsForItsMoment) {
     std::vector<disk::SnapshotId> made;
     for (int n = 0; n < 4; ++n) {
       cluster.simulation().run_for(Duration(3ms));
-      const auto snapshot = cluster.run(
-          static_cast<std::size_t>(n) % cluster.mounts(),
-          cluster.mount(static_cast<std::size_t>(n) % cluster.mounts())
-              .create_snapshot(absl::StrCat("s", n)));
+      const auto snapshot =
+          cluster.run(static_cast<std::size_t>(n) % cluster.mounts(),
+                      cluster.mount(static_cast<std::size_t>(n) % cluster.mounts())
+                          .create_snapshot(absl::StrCat("s", n)));
       ASSERT_TRUE(snapshot) << snapshot.error().message();
       made.push_back(snapshot->id);
     }

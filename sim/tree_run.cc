@@ -312,8 +312,8 @@ class TreeRun {
     return "";
   }
 
-  // Between two calls, so the reference is in the same state. What mappings have changed is nobody's
-  // before the kernel writes it.
+  // Between two calls, so the reference is in the same state. What mappings have changed is
+  // nobody's before the kernel writes it.
   void make_snapshot() {
     const std::size_t mount = random_.below(cluster_.mounts());
     for (std::size_t i = 0; i < cluster_.mounts(); ++i) {
@@ -324,14 +324,13 @@ class TreeRun {
     const auto made = cluster_.try_run(mount, cluster_.mount(mount).create_snapshot(name));
     if (!made || !*made) return;  // Its mount has died, or lost its lease.
     rarely<"tree: a snapshot is made">();
-    snapshots_[(*made)->id] = {name, cluster_.simulation().run(
-                                         reference_node_, describe_tree(&reference_kernel_, ""))};
+    snapshots_[(*made)->id] = {
+        name, cluster_.simulation().run(reference_node_, describe_tree(&reference_kernel_, ""))};
   }
 
   std::string compare_snapshots() {
     for (const auto& [id, snapshot] : snapshots_) {
-      const SnapshotLook look =
-          look_at_snapshot(cluster_.disk(), id, ClusterOptions{}.log_size);
+      const SnapshotLook look = look_at_snapshot(cluster_.disk(), id, ClusterOptions{}.log_size);
       if (look.tree != snapshot.tree) {
         return absl::StrCat("snapshot ", snapshot.name, " shows\n", look.tree, "and not\n",
                             snapshot.tree);

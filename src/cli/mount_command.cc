@@ -1,4 +1,6 @@
 // plumeria mount STORE|HOST:PORT DIR, and plumeria snapshot mount TARGET NAME DIR
+#include "cli/mount_command.h"
+
 #include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_split.h>
@@ -16,7 +18,6 @@
 #include "cli/command.h"
 #include "cli/guardian.h"
 #include "cli/launch.h"
-#include "cli/mount_command.h"
 #include "cli/mount_source.h"
 #include "cli/report.h"
 #include "cli/runtime.h"
@@ -110,7 +111,8 @@ struct Mounted {
     return status;
   }
   std::string what() const {
-    return snapshot.empty() ? target.text : absl::StrCat("snapshot ", snapshot, " of ", target.text);
+    return snapshot.empty() ? target.text
+                            : absl::StrCat("snapshot ", snapshot, " of ", target.text);
   }
 
   Runtime& runtime;
@@ -349,8 +351,8 @@ void add_mount(CLI::App& app, Exit& exit) {
 
 void add_mount_of_snapshot(CLI::App& snapshots, Exit& exit) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App* command = snapshots.add_subcommand(
-      "mount", "Mount a snapshot, read-only, beside the store in use");
+  CLI::App* command =
+      snapshots.add_subcommand("mount", "Mount a snapshot, read-only, beside the store in use");
   command->footer(
       "As `plumeria mount TARGET DIR -o snapshot=NAME`. It is unmounted like any mount. While a\n"
       "snapshot of a store that nobody uses is mounted, the store cannot be.\n" +

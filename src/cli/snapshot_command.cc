@@ -168,8 +168,7 @@ void add_target(CLI::App& command, Arguments& arguments) {
       ->required()
       ->check(not_empty())
       ->type_name("");
-  command
-      .add_option("--timeout", arguments.patience_seconds, "how long to wait for the answer")
+  command.add_option("--timeout", arguments.patience_seconds, "how long to wait for the answer")
       ->check(seconds_between(0.1, 86400))
       ->type_name("SECONDS")
       ->capture_default_str();
@@ -194,8 +193,8 @@ void add_snapshot(CLI::App& app, Exit& exit) {
       "  plumeria snapshot mount /mnt monday /mnt.monday    # read-only, beside the store in use\n"
       "  plumeria snapshot delete /mnt monday\n" +
       exit_codes());
-  const auto add = [&](const char* name, const char* what, bool named, Exit (*run)(const Arguments&),
-                       bool has_json) {
+  const auto add = [&](const char* name, const char* what, bool named,
+                       Exit (*run)(const Arguments&), bool has_json) {
     auto arguments = std::make_shared<Arguments>();
     CLI::App* command = group->add_subcommand(name, what);
     command->footer(exit_codes());

@@ -562,8 +562,8 @@ TEST_P(DiskContract, WhatIsWrittenToAViewOfASnapshotStaysThere) {
   const LeaseNumber other{99};
   Bytes expected = pattern(4 * 4096, 1);
   const Bytes change = pattern(5000, 3);
-  ASSERT_TRUE(wait(view.write({region, 100}, SharedBytes(Bytes(change)), other,
-                              Durability::retain)));
+  ASSERT_TRUE(
+      wait(view.write({region, 100}, SharedBytes(Bytes(change)), other, Durability::retain)));
   std::copy(change.begin(), change.end(), expected.begin() + 100);
   ASSERT_TRUE(wait(view.discard({region, 2 * 4096 - 7}, 4096 + 20, other)));
   std::fill_n(expected.begin() + 2 * 4096 - 7, 4096 + 20, std::byte{0});
@@ -605,8 +605,7 @@ TEST_P(DiskContract, SnapshotsStayWhatTheyWereUnderRandomChanges) {
                 present[which].begin() + static_cast<std::ptrdiff_t>(from));
     } else if (what < 15) {
       ASSERT_TRUE(wait(disk().discard({segments[which], from}, length, me)));
-      std::fill_n(present[which].begin() + static_cast<std::ptrdiff_t>(from), length,
-                  std::byte{0});
+      std::fill_n(present[which].begin() + static_cast<std::ptrdiff_t>(from), length, std::byte{0});
     } else if (what < 16) {
       ASSERT_TRUE(wait(disk().discard({segments[which], 0}, ~std::uint64_t{0}, me)));
       present[which] = Bytes(size);

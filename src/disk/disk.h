@@ -148,12 +148,13 @@ class VirtualDisk {
   // Snapshots: the disk with its registers as it was at one moment between the call and its return.
   // What was acknowledged before the call is in it, of what is under way any part; what comes later
   // is not. It is durable when the call returns; a crash leaves it whole or not at all. It takes no
-  // longer on a large disk than on a small one, except for a flush. Errc::exist; Errc::invalid for a
-  // name (check_snapshot_name).
+  // longer on a large disk than on a small one, except for a flush. Errc::exist; Errc::invalid for
+  // a name (check_snapshot_name).
   virtual Task<Result<SnapshotId>> create_snapshot(std::string name, WallTime created,
                                                    LeaseNumber lease);
-  // It is gone, durably, when the call returns, and the space that was kept for it alone is free; if
-  // a crash comes in between, the space is freed when the disk is opened. Errc::stale: there is none.
+  // It is gone, durably, when the call returns, and the space that was kept for it alone is free;
+  // if a crash comes in between, the space is freed when the disk is opened. Errc::stale: there is
+  // none.
   virtual Task<Status> delete_snapshot(SnapshotId id, LeaseNumber lease);
   // From the oldest on.
   virtual Task<Result<std::vector<Snapshot>>> list_snapshots();

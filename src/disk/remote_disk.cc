@@ -702,8 +702,7 @@ Task<Result<Bytes>> RemoteDisk::read_snapshot(SnapshotId id, Address from, std::
   return state_->read(std::move(request));
 }
 
-Task<Result<std::optional<Extent>>> RemoteDisk::next_snapshot_extent(SnapshotId id,
-                                                                     Segment segment,
+Task<Result<std::optional<Extent>>> RemoteDisk::next_snapshot_extent(SnapshotId id, Segment segment,
                                                                      std::uint64_t from) {
   Request request;
   request.operation = Operation::next_snapshot_extent;

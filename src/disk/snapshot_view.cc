@@ -44,7 +44,8 @@ Task<Result<Bytes>> SnapshotView::read(Address from, std::uint64_t length) {
   for (auto it = blocks.lower_bound(from.offset / block_size);
        it != blocks.end() && it->first * block_size < end; ++it) {
     const std::uint64_t start = it->first * block_size;
-    const std::uint64_t low = std::max(from.offset, start), high = std::min(end, start + block_size);
+    const std::uint64_t low = std::max(from.offset, start),
+                        high = std::min(end, start + block_size);
     std::byte* to = bytes.data() + (low - from.offset);
     if (it->second.empty()) {
       std::fill_n(to, high - low, std::byte{0});
@@ -237,8 +238,8 @@ Task<Result<std::uint64_t>> SnapshotView::update_register(std::string name, std:
   CO_TRY_STATUS(co_await find_register(name));
   Register& content = registers_[name];
   if (content.version != expected) {
-    co_return fail(Errc::mismatch, absl::StrCat("register ", name, " has version ",
-                                                content.version, ", not ", expected));
+    co_return fail(Errc::mismatch, absl::StrCat("register ", name, " has version ", content.version,
+                                                ", not ", expected));
   }
   content = Register{expected + 1, std::move(value)};
   co_return expected + 1;

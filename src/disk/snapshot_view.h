@@ -1,5 +1,5 @@
-// A snapshot as a disk of its own, for a mount that looks at it: what is written stays in memory, in
-// this handle, over what the snapshot holds.
+// A snapshot as a disk of its own, for a mount that looks at it: what is written stays in memory,
+// in this handle, over what the snapshot holds.
 //
 // So production code can start on it as after a power cut of everything (replay logs, take leases,
 // free orphans), and what it changes is gone with the handle. Every lease is admitted until it is

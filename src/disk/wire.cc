@@ -155,7 +155,8 @@ std::optional<Request> decode_request(ByteView message, ByteView* payload) {
   request.name = reader.get_text();
   *payload = reader.get_raw(reader.left());
   if (!reader.ok() || request.number == 0 || request.answered_below > request.number ||
-      request.operation < Operation::read || request.operation > Operation::read_snapshot_register ||
+      request.operation < Operation::read ||
+      request.operation > Operation::read_snapshot_register ||
       request.durability > Durability::logged || request.name.size() > register_name_max) {
     return std::nullopt;
   }

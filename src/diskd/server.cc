@@ -379,8 +379,8 @@ Task<Answer> DiskServer::State::perform_on_snapshot(Request request) {
     }
     case Operation::list_snapshot_segments: {
       const auto limit = std::min(request.length, disk::wire::segments_listed_max);
-      Result<std::vector<disk::Segment>> segments = co_await disk.list_snapshot_segments(
-          request.snapshot, request.address.segment, limit);
+      Result<std::vector<disk::Segment>> segments =
+          co_await disk.list_snapshot_segments(request.snapshot, request.address.segment, limit);
       co_return answer_with(std::move(segments), put_segments);
     }
     case Operation::read_snapshot_register: {

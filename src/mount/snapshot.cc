@@ -38,8 +38,7 @@ Task<Result<SnapshotMade>> make_snapshot(World world, clerk::Clerk& clerk, disk:
   made.prepared = prepared - begun;
   CO_TRY(clerk::Pin barrier, co_await clerk.acquire(fs::barrier_lock, Mode::exclusive));
   const WallTime now{raw(world.clock.wall()) + clerk.membership().wall_offset};
-  CO_TRY(made.id,
-         co_await disk.create_snapshot(std::move(name), now, clerk.membership().lease));
+  CO_TRY(made.id, co_await disk.create_snapshot(std::move(name), now, clerk.membership().lease));
   barrier.drop();
   clerk.give_back(fs::barrier_lock);
   made.paused = world.clock.now() - prepared;

@@ -308,11 +308,12 @@ void HostStore::remove(const std::string& path) { StoreDirectory::unmake(path); 
 Result<std::unique_ptr<HostStore>> HostStore::open(RealExecutor& executor, ThreadPool& pool,
                                                    std::string path, Options options) {
   TRY(StoreDirectory directory, StoreDirectory::open(path, options.read_only));
-  TRY(SnapshotFiles snapshots,
-      SnapshotFiles::open(path, options.read_only, directory.was_clean()));
-  return std::unique_ptr<HostStore>(
-      new HostStore(std::make_unique<State>(executor, pool, std::move(path), options,
-                                            std::move(directory), std::move(snapshots))));
+  TRY(SnapshotFiles snapshots, SnapshotFiles::open(path, options.read_only, directory.was_clean()));
+  if (!options.read_only && !snapshots.any()) {
+    TRY_STATUS(directory.set_format(host_store_format_plain));
+  }
+  return std::unique_ptr<HostStore>(new HostStore(std::make_unique<State>(
+      executor, pool, std::move(path), options, std::move(directory), std::move(snapshots))));
 }
 
 bool HostStore::was_clean() const { return state_->directory.was_clean(); }
@@ -485,7 +486,7 @@ std::uint64_t HostStore::State::look_ahead(Segment segment, Range range) {
   constexpr std::size_t remembered_max = 1000;
   if (ahead.size() > remembered_max) ahead.clear();
   Ahead& last = ahead[segment];
-  const bool follows = last.end / page == range.from / page;
+  const bool follows = last.end != 0 && last.end / page == range.from / page;
   last.window = follows ? std::clamp<std::uint64_t>(2 * last.window, 4 * page, keep_ahead_max) : 0;
   const std::uint64_t end = range.end > no_end - last.window ? no_end : range.end + last.window;
   last.end = end;
@@ -707,8 +708,7 @@ Task<Result<Bytes>> HostStore::read_snapshot(disk::SnapshotId id, Address from,
             const MutableByteView into = MutableByteView(bytes).subspan(part.at, part.length);
             const SnapshotFiles::Source& source = part.source;
             if (source.kind == Kind::present) {
-              TRY_STATUS(
-                  read_at(part.present->file.get(), part.present->path, source.place, into));
+              TRY_STATUS(read_at(part.present->file.get(), part.present->path, source.place, into));
             } else if (source.kind == Kind::data) {
               const std::string& folder = source.snapshot->folder;
               TRY_STATUS(read_at(source.snapshot->data.get(), folder, source.place, into));

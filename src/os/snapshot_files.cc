@@ -23,7 +23,7 @@ using disk::SnapshotId;
 
 namespace {
 
-constexpr std::uint64_t list_magic = 0x31535041'4e53504cu;      // "LPSNAPS1"
+constexpr std::uint64_t list_magic = 0x31535041'4e53504cu;       // "LPSNAPS1"
 constexpr std::uint64_t registers_magic = 0x31474552'4e53504cu;  // "LPSNREG1"
 constexpr std::uint64_t index_magic = 0x31584449'4e53504cu;      // "LPSNIDX1"
 constexpr std::size_t record_size = 48;
@@ -116,8 +116,9 @@ std::vector<std::string> names_in(const std::string& path) {
   return names;
 }
 
-// A power cut leaves records of which nobody was told; what was told of and is gone is damage.
-Status read_index(KeptSnapshot& snapshot, bool read_only) {
+// A power cut leaves records of which nobody was told; what was told of and is gone is damage, and
+// so is whatever is wrong after a clean end.
+Status read_index(KeptSnapshot& snapshot, bool read_only, bool was_clean) {
   const std::string path = snapshot.folder + "/index";
   TRY(const Bytes bytes, read_file(path, index_size_max));
   std::uint64_t at = 0;
@@ -139,6 +140,9 @@ Status read_index(KeptSnapshot& snapshot, bool read_only) {
     }
   }
   snapshot.index_length = at;
+  if (was_clean && at != bytes.size()) {
+    return fail(Errc::corrupt, absl::StrCat(path, " at ", at));
+  }
   for (std::uint64_t later = at + record_size; later + record_size <= bytes.size();
        later += record_size) {
     const auto record = record_at(later);
@@ -153,12 +157,12 @@ Status read_index(KeptSnapshot& snapshot, bool read_only) {
   return sync_data(snapshot.index.get(), path);
 }
 
-Status open_snapshot(KeptSnapshot& snapshot, bool read_only) {
+Status open_snapshot(KeptSnapshot& snapshot, bool read_only, bool was_clean) {
   const int flags = read_only ? O_RDONLY : O_RDWR;
   TRY(snapshot.index, open_file(snapshot.folder + "/index", flags));
   TRY(snapshot.data, open_file(snapshot.folder + "/data", flags));
   TRY(snapshot.registers, read_registers(snapshot.folder + "/registers"));
-  TRY_STATUS(read_index(snapshot, read_only));
+  TRY_STATUS(read_index(snapshot, read_only, was_clean));
   for (const std::string& name : names_in(snapshot.folder + "/segments")) {
     std::uint64_t number = 0;
     if (absl::SimpleHexAtoi(name, &number)) snapshot.whole.insert(Segment{number});
@@ -173,8 +177,8 @@ Status copy_run(KeptSnapshot& snapshot, const ToKeep& from, Range run, std::uint
     const std::uint64_t part = std::min<std::uint64_t>(buffer.size(), run.end - at);
     const MutableByteView bytes = MutableByteView(buffer).first(part);
     TRY_STATUS(read_at(from.file->file.get(), from.file->path, at, bytes));
-    TRY_STATUS(write_at(snapshot.data.get(), snapshot.folder + "/data", place + (at - run.from),
-                        bytes));
+    TRY_STATUS(
+        write_at(snapshot.data.get(), snapshot.folder + "/data", place + (at - run.from), bytes));
     at += part;
   }
   return {};
@@ -237,6 +241,17 @@ std::uint64_t blocks_of(const std::string& path) {
   struct stat found {};
   if (::stat(path.c_str(), &found) != 0) return 0;
   return static_cast<std::uint64_t>(found.st_blocks) * 512;
+}
+
+void remove_unlisted(const std::string& folder, const std::vector<KeptSnapshotPointer>& listed) {
+  for (const std::string& name : names_in(folder)) {
+    std::uint64_t number = 0;
+    if (name.size() != 16 || !absl::SimpleHexAtoi(name, &number)) continue;
+    const auto is_it = [&](const KeptSnapshotPointer& s) { return raw(s->id) == number; };
+    if (std::any_of(listed.begin(), listed.end(), is_it)) continue;
+    std::error_code ignored;
+    std::filesystem::remove_all(absl::StrCat(folder, "/", name), ignored);
+  }
 }
 
 // What of the range the snapshot keeps, too.
@@ -335,7 +350,10 @@ Result<SnapshotFiles> SnapshotFiles::open(std::string store, bool read_only, boo
   SnapshotFiles files;
   files.folder_ = std::move(store) + "/snapshots";
   struct stat status {};
-  if (::stat((files.folder_ + "/list").c_str(), &status) != 0) return files;
+  if (::stat((files.folder_ + "/list").c_str(), &status) != 0) {
+    if (!read_only) remove_unlisted(files.folder_, {});  // The first one did not come about.
+    return files;
+  }
   TRY(SlotFile list, SlotFile::open(files.folder_, "list", read_only));
   const Bytes value = list.take_value();
   if (list.one_slot_damaged()) {
@@ -362,17 +380,10 @@ Result<SnapshotFiles> SnapshotFiles::open(std::string store, bool read_only, boo
     TRY_STATUS(files.write_list(files.encode_list()));
   }
   for (const KeptSnapshotPointer& snapshot : files.chain_) {
-    TRY_STATUS(open_snapshot(*snapshot, read_only));
+    TRY_STATUS(open_snapshot(*snapshot, read_only, was_clean));
   }
   if (read_only) return files;
-  for (const std::string& name : names_in(files.folder_)) {
-    std::uint64_t number = 0;
-    if (name.size() != 16 || !absl::SimpleHexAtoi(name, &number)) continue;
-    const auto is_it = [&](const KeptSnapshotPointer& s) { return raw(s->id) == number; };
-    if (std::any_of(files.chain_.begin(), files.chain_.end(), is_it)) continue;
-    std::error_code ignored;
-    std::filesystem::remove_all(absl::StrCat(files.folder_, "/", name), ignored);
-  }
+  remove_unlisted(files.folder_, files.chain_);
   if (!was_clean) {
     for (const Unneeded& unneeded : files.unneeded_parts()) give_back(unneeded);
   }

@@ -11,13 +11,15 @@
 //   snapshots/ID/registers  as they were
 //   snapshots/ID/segments/  segment files that were discarded as a whole since
 //
-// What a snapshot does not keep was not changed before the next newer one, and is to be found there,
-// or at last in the present. So one that is deleted while there are older ones stays as a *rest*:
-// it shows nothing, and gives its space back as far as the next older one has the same range.
+// What a snapshot does not keep was not changed before the next newer one, and is to be found
+// there, or at last in the present. So one that is deleted while there are older ones stays as a
+// *rest*: it shows nothing, and gives its space back as far as the next older one has the same
+// range.
 //
 // Invariants  The oldest is no rest. While anything is under way that changes the present, what it
 //             changes is kept.
-// Threads     SnapshotFiles is the executor's; what is marked "blocks" may run in the pool, one at a
+// Threads     SnapshotFiles is the executor's; what is marked "blocks" may run in the pool, one at
+// a
 //             time for each snapshot.
 #pragma once
 
@@ -87,7 +89,7 @@ std::uint64_t space_of(const KeptSnapshot& snapshot);
 struct Unneeded {
   KeptSnapshotPointer rest;
   std::vector<Range> of_data;
-  std::vector<disk::Segment> whole;                            // files
+  std::vector<disk::Segment> whole;                             // files
   std::vector<std::pair<disk::Segment, Range>> parts_of_whole;  // holes to be made in files
 };
 void give_back(const Unneeded& unneeded);  // Blocks.

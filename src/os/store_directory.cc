@@ -218,7 +218,8 @@ Status StoreDirectory::read_identity() {
                              host_store_format, "; use a newer Plumeria"));
   }
   if (lines.size() < 3 || !lines[2].starts_with("identity ") ||
-      !absl::SimpleHexAtoi(lines[2].substr(9), &identity_) || text != identity_text(identity_, format)) {
+      !absl::SimpleHexAtoi(lines[2].substr(9), &identity_) ||
+      text != identity_text(identity_, format)) {
     return fail(Errc::corrupt, path);
   }
   format_ = format;
