@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -39,13 +41,15 @@ struct Arguments {
 using Deed = std::function<Task<Result<nlohmann::json>>(World, clerk::Clerk&, disk::VirtualDisk&)>;
 
 Task<Result<nlohmann::json>> visit(Runtime& runtime, MountSource& source, Duration patience,
-                                   const Deed& deed) {
+                                   const Deed& deed, bool& others_may_wait) {
   CO_TRY_STATUS(co_await source.start(patience));
   mount::Visit visit(runtime.world(), source.transport(), source.lock_server(),
                      absl::StrCat("snapshot command ", ::getpid()));
   CO_TRY_STATUS(co_await visit.begin(patience));
+  others_may_wait = true;
   Result<nlohmann::json> result = co_await deed(runtime.world(), visit.clerk(), source.disk());
   const Status left = co_await visit.end();
+  others_may_wait = false;
   const Status stopped = co_await source.stop();
   if (result && !left) co_return fail(left.error());
   if (result && !stopped) co_return fail(stopped.error());
@@ -59,7 +63,14 @@ Result<nlohmann::json> do_at(const SnapshotPlace& place, Duration patience, cons
   const Target target{place.kind == Kind::server,
                       place.kind == Kind::server ? place.address : place.text};
   TRY(const std::unique_ptr<MountSource> source, make_source(runtime, transport, target));
-  return runtime.executor.run_until_done(visit(runtime, *source, patience, deed));
+  // Whoever ends in the middle keeps everybody waiting until his lease is over.
+  bool others_may_wait = false, was_asked = false;
+  runtime.on_signal([&](int) {
+    if (!others_may_wait || was_asked) std::_Exit(static_cast<int>(Exit::failed));
+    was_asked = true;
+  });
+  return runtime.executor.run_until_done(
+      visit(runtime, *source, patience, deed, others_may_wait));
 }
 
 Task<Result<std::vector<disk::Snapshot>>> list_remote(disk::RemoteDisk* disk, Duration patience) {
@@ -73,6 +84,7 @@ Result<std::vector<disk::Snapshot>> list_at(const SnapshotPlace& place, Duration
     TRY(const OpenStore store, open_store(runtime, place.text, /*read_only=*/true));
     return runtime.executor.run_until_done(store.disk->list_snapshots());
   }
+  runtime.on_signal([](int) { std::_Exit(static_cast<int>(Exit::failed)); });
   os::AsioTransport transport(runtime.executor, runtime.random, {});
   disk::RemoteDisk::Options options;
   disk::RemoteDisk disk(runtime.world(), transport, place.address, options);

@@ -270,6 +270,40 @@ class Snapshots(harness.Case):
         snapshot("delete", mount.path, "three")
         self.assertLess(space_of(store) - empty, MIB)
 
+    def test_a_full_disk(self):
+        """Writing over what a snapshot needs is refused before it is lost; deleting works; the
+        space comes back with the snapshot."""
+        chance = random.Random(5)
+        disk = self.world.folder / "disk"
+        disk.mkdir()
+        run("mount", "-t", "tmpfs", "-o", "size=200m", "none", disk)
+        self.world.cleanups.append(lambda: run("umount", "-l", disk, check=False))
+        run(PLUMERIA, "mkfs", disk / "store", "--log-size", "8M")
+        mount = self.world.mount(disk / "store", "m")
+        for i in range(500):
+            (mount / f"small{i}").write_bytes(bytes(100))
+        fd = os.open(mount / "large", os.O_CREAT | os.O_RDWR)
+        for i in range(100):
+            os.write(fd, chance.randbytes(MIB))
+        os.fsync(fd)
+        create(mount.path, "one")
+        with self.assertRaises(OSError) as caught:
+            for i in range(100):
+                os.pwrite(fd, chance.randbytes(MIB), i * MIB)
+                os.fsync(fd)
+        self.assertEqual(caught.exception.errno, errno.ENOSPC)
+        for i in range(500):
+            (mount / f"small{i}").unlink()
+        fsync_all(mount.path)
+        self.assertLess(os.statvfs(mount.path).f_bavail * 4096, 2 * MIB)
+        snapshot("delete", mount.path, "one")
+        self.assertGreater(os.statvfs(mount.path).f_bavail * 4096, 50 * MIB)
+        os.pwrite(fd, bytes(MIB), 0)
+        os.fsync(fd)
+        os.close(fd)
+        mount.umount()
+        self.world.fsck(disk / "store")
+
     def test_the_barrier_stops_all_mounts(self):
         """Two processes make files by turns, each on a mount of its own: a snapshot never has a
         file without the one that was made before it, nor one without its content."""
