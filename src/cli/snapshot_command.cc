@@ -69,8 +69,7 @@ Result<nlohmann::json> do_at(const SnapshotPlace& place, Duration patience, cons
     if (!others_may_wait || was_asked) std::_Exit(static_cast<int>(Exit::failed));
     was_asked = true;
   });
-  return runtime.executor.run_until_done(
-      visit(runtime, *source, patience, deed, others_may_wait));
+  return runtime.executor.run_until_done(visit(runtime, *source, patience, deed, others_may_wait));
 }
 
 Task<Result<std::vector<disk::Snapshot>>> list_remote(disk::RemoteDisk* disk, Duration patience) {
