@@ -4,11 +4,15 @@
 _plumeria_options() {
   local daemon="--foreground -f --log --pid-file --nice"
   case $1 in
-    "") echo "mkfs mount umount serve status fsck logdump bench version --version" ;;
+    "") echo "mkfs mount umount serve snapshot status fsck logdump bench version --version" ;;
     mkfs) echo "--label --log-size --lease" ;;
     mount) echo "-o --cache-size --timeout $daemon" ;;
     umount) echo "--lazy -l --timeout" ;;
     serve) echo "--listen --lease $daemon" ;;
+    snapshot) ;;
+    "snapshot create" | "snapshot list") echo "--timeout --json" ;;
+    "snapshot delete") echo "--timeout" ;;
+    "snapshot mount") echo "-o --cache-size --timeout $daemon" ;;
     status) echo "--json" ;;
     fsck) echo "--findings --repair" ;;
     logdump) echo "--slot --block --verbose -v --json" ;;
@@ -25,7 +29,7 @@ _plumeria_value() {
       [[ $current == *,* ]] && before=${current%,*},
       compopt -o nospace
       mapfile -t COMPREPLY < <(compgen -P "$before" \
-        -W "ro rw suid nosuid dev nodev exec noexec nonempty" -- "${current##*,}")
+        -W "ro rw suid nosuid dev nodev exec noexec nonempty snapshot=" -- "${current##*,}")
       ;;
     --log)
       compopt -o filenames
@@ -62,9 +66,15 @@ _plumeria() {
       break
     fi
   done
+  # The commands about snapshots are two words.
+  if [[ $command == snapshot && $COMP_CWORD -gt $((i + 1)) ]]; then
+    command+=" ${COMP_WORDS[i + 1]}"
+  fi
   if [[ -n $command ]] && _plumeria_value "$previous" "$current"; then return; fi
   if [[ -z $command || $current == -* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$(_plumeria_options "$command")" -- "$current")
+  elif [[ $command == snapshot ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "create list delete mount" -- "$current")
   elif [[ $command == umount ]]; then
     compopt -o filenames
     IFS=$'\n'

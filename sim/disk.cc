@@ -184,14 +184,7 @@ class SimDisk::Handle final : public disk::VirtualDisk {
     std::deque<Step> steps;
     SimDisk* disk = &disk_;
     steps.push_back([disk, segment, from, reply](std::uint64_t) {
-      const auto blocks = disk->current_.find(segment);
-      if (blocks == disk->current_.end()) return reply(std::optional<disk::Extent>{});
-      auto block = blocks->second.lower_bound(from / block_size);
-      if (block == blocks->second.end()) return reply(std::optional<disk::Extent>{});
-      const std::uint64_t start = std::max(from, block->first * block_size);
-      std::uint64_t next = block->first;
-      for (; block != blocks->second.end() && block->first == next; ++block) ++next;
-      reply(std::optional<disk::Extent>{disk::Extent{start, next * block_size - start}});
+      reply(extent_in(disk->current_, segment, from));
     });
     disk_.begin(node_, DiskOperation::read, std::move(steps));
     co_return co_await reply.promise.future();
@@ -203,12 +196,7 @@ class SimDisk::Handle final : public disk::VirtualDisk {
     std::deque<Step> steps;
     SimDisk* disk = &disk_;
     steps.push_back([disk, first, limit, reply](std::uint64_t) {
-      std::vector<Segment> found;
-      for (auto at = disk->current_.lower_bound(first);
-           at != disk->current_.end() && found.size() < limit; ++at) {
-        found.push_back(at->first);
-      }
-      reply(std::move(found));
+      reply(segments_in(disk->current_, first, limit));
     });
     disk_.begin(node_, DiskOperation::read, std::move(steps));
     co_return co_await reply.promise.future();
@@ -271,6 +259,109 @@ class SimDisk::Handle final : public disk::VirtualDisk {
     co_return co_await reply.promise.future();
   }
 
+  Task<Result<disk::SnapshotId>> create_snapshot(std::string name, WallTime created,
+                                                 LeaseNumber lease) override {
+    CO_TRY_STATUS(disk::check_snapshot_name(name));
+    Reply<Result<disk::SnapshotId>> reply = make_reply<Result<disk::SnapshotId>>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, lease, reply](std::uint64_t operation) {
+      if (auto error = disk->admission(operation, lease, Address{}, 0, false)) {
+        reply(fail(*std::move(error)));
+        disk->forget(operation);
+      }
+    });
+    const auto id = std::make_shared<disk::SnapshotId>();
+    steps.push_back([disk, lease, name, created, id, reply](std::uint64_t operation) {
+      for (const auto& [other, snapshot] : disk->snapshots_) {
+        if (snapshot.about.name != name) continue;
+        reply(fail(Errc::exist, absl::StrCat("snapshot ", name)));
+        disk->forget(operation);
+        return;
+      }
+      *id = disk::SnapshotId{++disk->last_snapshot_};
+      disk->apply_change(lease, std::nullopt, [disk, name, created, id] {
+        disk->make_durable(disk->last_pending_, {});
+        disk->snapshots_[*id] =
+            KeptSnapshot{{*id, name, created, 0}, disk->current_, disk->registers_};
+      });
+    });
+    steps.push_back([id, reply](std::uint64_t) { reply(*id); });
+    disk_.begin(node_, DiskOperation::register_update, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Status> delete_snapshot(disk::SnapshotId id, LeaseNumber lease) override {
+    Reply<Status> reply = make_reply<Status>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, lease, reply](std::uint64_t operation) {
+      if (auto error = disk->admission(operation, lease, Address{}, 0, false)) {
+        reply(fail(*std::move(error)));
+        disk->forget(operation);
+      }
+    });
+    steps.push_back([disk, lease, id, reply](std::uint64_t operation) {
+      if (!disk->snapshots_.contains(id)) {
+        reply(fail(Errc::stale, absl::StrCat("snapshot ", raw(id))));
+        disk->forget(operation);
+        return;
+      }
+      disk->apply_change(lease, std::nullopt, [disk, id] { disk->snapshots_.erase(id); });
+    });
+    steps.push_back([reply](std::uint64_t) { reply(Status{}); });
+    disk_.begin(node_, DiskOperation::register_update, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Result<std::vector<disk::Snapshot>>> list_snapshots() override {
+    using Answer = Result<std::vector<disk::Snapshot>>;
+    Reply<Answer> reply = make_reply<Answer>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, reply](std::uint64_t) {
+      std::vector<disk::Snapshot> all;
+      for (const auto& [id, snapshot] : disk->snapshots_) all.push_back(snapshot.about);
+      reply(std::move(all));
+    });
+    disk_.begin(node_, DiskOperation::read, std::move(steps));
+    co_return co_await reply.promise.future();
+  }
+
+  Task<Result<Bytes>> read_snapshot(disk::SnapshotId id, Address from,
+                                    std::uint64_t length) override {
+    CHECK(length > 0 && length <= disk::transfer_max);
+    const auto look = [from, length](const KeptSnapshot& snapshot) {
+      Bytes bytes(length);
+      read_from(snapshot.image, from, bytes);
+      return bytes;
+    };
+    return look_at<Bytes>(id, look);
+  }
+  Task<Result<std::optional<disk::Extent>>> next_snapshot_extent(disk::SnapshotId id,
+                                                                 Segment segment,
+                                                                 std::uint64_t from) override {
+    const auto look = [segment, from](const KeptSnapshot& snapshot) {
+      return extent_in(snapshot.image, segment, from);
+    };
+    return look_at<std::optional<disk::Extent>>(id, look);
+  }
+  Task<Result<std::vector<Segment>>> list_snapshot_segments(disk::SnapshotId id, Segment first,
+                                                            std::size_t limit) override {
+    const auto look = [first, limit](const KeptSnapshot& snapshot) {
+      return segments_in(snapshot.image, first, limit);
+    };
+    return look_at<std::vector<Segment>>(id, look);
+  }
+  Task<Result<disk::Register>> read_snapshot_register(disk::SnapshotId id,
+                                                      std::string name) override {
+    const auto look = [name](const KeptSnapshot& snapshot) {
+      const auto found = snapshot.registers.find(name);
+      return found == snapshot.registers.end() ? disk::Register{} : found->second;
+    };
+    return look_at<disk::Register>(id, look);
+  }
+
   Task<Status> admit(LeaseNumber lease) override {
     Reply<Status> reply = make_reply<Status>();
     std::deque<Step> steps;
@@ -323,6 +414,25 @@ class SimDisk::Handle final : public disk::VirtualDisk {
   template <class T>
   Reply<T> make_reply() {
     return Reply<T>{&node_, life_, Promise<T>(node_.world().executor)};
+  }
+
+  template <class T, class Look>
+  Task<Result<T>> look_at(disk::SnapshotId id, Look look) {
+    Reply<Result<T>> reply = make_reply<Result<T>>();
+    std::deque<Step> steps;
+    SimDisk* disk = &disk_;
+    steps.push_back([disk, id, look, reply](std::uint64_t) {
+      if (auto error = disk->error_by_plan_or_chance(DiskOperation::read)) {
+        return reply(fail(*std::move(error)));
+      }
+      const auto found = disk->snapshots_.find(id);
+      if (found == disk->snapshots_.end()) {
+        return reply(fail(Errc::stale, absl::StrCat("snapshot ", raw(id))));
+      }
+      reply(look(found->second));
+    });
+    disk_.begin(node_, DiskOperation::read, std::move(steps));
+    co_return co_await reply.promise.future();
   }
 
   SimDisk& disk_;
@@ -669,6 +779,26 @@ void SimDisk::read_from(const Image& image, Address at, MutableByteView into) {
   }
 }
 
+std::optional<disk::Extent> SimDisk::extent_in(const Image& image, Segment segment,
+                                               std::uint64_t from) {
+  const auto blocks = image.find(segment);
+  if (blocks == image.end()) return std::nullopt;
+  auto block = blocks->second.lower_bound(from / block_size);
+  if (block == blocks->second.end()) return std::nullopt;
+  const std::uint64_t start = std::max(from, block->first * block_size);
+  std::uint64_t next = block->first;
+  for (; block != blocks->second.end() && block->first == next; ++block) ++next;
+  return disk::Extent{start, next * block_size - start};
+}
+
+std::vector<Segment> SimDisk::segments_in(const Image& image, Segment first, std::size_t limit) {
+  std::vector<Segment> found;
+  for (auto at = image.lower_bound(first); at != image.end() && found.size() < limit; ++at) {
+    found.push_back(at->first);
+  }
+  return found;
+}
+
 bool SimDisk::has_block(Segment segment, std::uint64_t block) const {
   const auto blocks = current_.find(segment);
   if (blocks != current_.end() && blocks->second.contains(block)) return true;
@@ -740,6 +870,8 @@ void SimDisk::become_copy_of(const SimDisk& other) {
   pending_.clear();
   preallocated_ = other.preallocated_;
   registers_ = other.registers_;
+  snapshots_ = other.snapshots_;
+  last_snapshot_ = other.last_snapshot_;
   admitted_ = other.admitted_;
   fenced_ = other.fenced_;
   recount_blocks();
@@ -753,6 +885,8 @@ void SimDisk::become_copy_after_power_cut(const SimDisk& other, Unflushed unflus
   registers_ = other.registers_;
   admitted_ = other.admitted_;
   fenced_ = other.fenced_;
+  snapshots_ = other.snapshots_;
+  last_snapshot_ = other.last_snapshot_;
   if (unflushed == Unflushed::kept) durable_ = other.current_;
   if (unflushed != Unflushed::by_chance) pending_.clear();
   settle_all_pending();

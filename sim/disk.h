@@ -3,7 +3,7 @@
 // Operations take time and end in any order. Large writes become visible in two steps. What was
 // acknowledged is visible; what no flush covers is kept apart, and at a power cut each unflushed
 // write or discard is kept, dropped or torn at 512 bytes, in any order, as the seed decides.
-// Registers, leases admitted and fenced are durable once acknowledged.
+// Registers, snapshots, leases admitted and fenced are durable once acknowledged.
 //
 // One SimDisk is the medium; open() gives a process its handle. When a node crashes, what it had in
 // flight is done, half done or not done, at once, and its handles' operations never complete. A
@@ -80,7 +80,7 @@ class SimDisk {
   void power_on();
   bool power_is_on() const { return power_is_on_; }
   // Cuts the power at change number `changes` + 1 from now (a write, a discard or a register
-  // update) of those in `place`; 0 is: at the next one.
+  // update, a snapshot made or deleted) of those in `place`; 0 is: at the next one.
   void cut_power_after(std::uint64_t changes, Place place = Place::anywhere);
   void never_cut_power() { planned_cut_.reset(); }
   bool power_was_cut() const { return power_cuts_ > 0; }
@@ -111,6 +111,7 @@ class SimDisk {
   std::vector<Segment> segments() const;
   std::vector<std::uint64_t> blocks(Segment segment) const;  // that were ever written, ascending
   std::uint64_t used_bytes() const;
+  std::size_t snapshots() const { return snapshots_.size(); }
 
   // Counters.
   LeaseCount count(LeaseNumber lease) const;
@@ -125,6 +126,12 @@ class SimDisk {
   using Block = std::shared_ptr<std::array<std::byte, block_size>>;
   using Blocks = std::map<std::uint64_t, Block>;  // by block number; absent: zeros
   using Image = std::map<Segment, Blocks>;
+
+  struct KeptSnapshot {
+    disk::Snapshot about;
+    Image image;
+    std::map<std::string, disk::Register, std::less<>> registers;
+  };
 
   // One change of the medium that no flush covers yet.
   struct Pending {
@@ -173,6 +180,9 @@ class SimDisk {
   static void write_to(Image& image, Address at, ByteView data);
   static void clear_in(Image& image, Address at, std::uint64_t length);
   static void read_from(const Image& image, Address at, MutableByteView into);
+  static std::optional<disk::Extent> extent_in(const Image& image, Segment segment,
+                                               std::uint64_t from);
+  static std::vector<Segment> segments_in(const Image& image, Segment first, std::size_t limit);
   bool has_block(Segment segment, std::uint64_t block) const;
   std::uint64_t blocks_missing(Address at, std::uint64_t length) const;
 
@@ -188,6 +198,8 @@ class SimDisk {
   std::uint64_t used_blocks_ = 0;                            // current or preallocated
   std::uint64_t reserved_blocks_ = 0;                        // by writes in flight
   std::map<std::string, disk::Register, std::less<>> registers_;
+  std::map<disk::SnapshotId, KeptSnapshot> snapshots_;
+  std::uint64_t last_snapshot_ = 0;
   std::set<LeaseNumber> admitted_, fenced_;
   std::set<LeaseNumber> fence_has_returned_;  // for check_fence() alone
   std::map<std::uint64_t, InFlight> in_flight_;

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/rare.h"
+#include "sim/snapshot_look.h"
 #include "sim/tree_run.h"
 #include "sim/workload.h"
 
@@ -66,11 +67,52 @@ class ImaginedCuts {
   RandomStream random_;
 };
 
+// Makes snapshots while clients and faults go on; all that come about must be sound.
+class Snapshots {
+ public:
+  explicit Snapshots(Cluster& cluster)
+      : cluster_(cluster), random_(cluster.simulation().stream("snapshots")) {}
+
+  void now_and_then() {
+    if (!random_.chance(1, 40)) return;
+    const std::size_t mount = random_.below(cluster_.mounts());
+    if (!cluster_.is_up(mount)) return;
+    const std::string name = absl::StrCat("s", ++begun_);
+    const bool deletes = begun_ % 4 == 0;
+    cluster_.spawn(mount, make(&cluster_.mount(mount), name, deletes));
+  }
+
+  std::string verify() const {
+    const auto all =
+        cluster_.simulation().run(cluster_.inspector(), cluster_.inspection().list_snapshots());
+    for (const disk::Snapshot& snapshot : *all) {
+      rarely<"world: a snapshot was made among clients and faults">();
+      const SnapshotLook look =
+          look_at_snapshot(cluster_.disk(), snapshot.id, ClusterOptions{}.log_size);
+      if (look.problems.empty() && look.tree.find("error") == std::string::npos) continue;
+      return absl::StrCat("snapshot ", snapshot.name, ": ", absl::StrJoin(look.problems, "\n"),
+                          "\n", look.tree);
+    }
+    return "";
+  }
+
+ private:
+  static Task<void> make(mount::Mount* mount, std::string name, bool deletes) {
+    const auto made = co_await mount->create_snapshot(name);
+    if (made && deletes) (void)co_await mount->delete_snapshot(name);
+  }
+
+  Cluster& cluster_;
+  RandomStream random_;
+  std::uint64_t begun_ = 0;
+};
+
 // Runs the clients through the faults; what is left is a healed, quiet cluster.
 std::string run_clients(Cluster& cluster, Workload& workload, Nemesis& nemesis,
                         const RunOptions& options) {
   Simulation& simulation = cluster.simulation();
   RandomStream random = simulation.stream("strikes");
+  Snapshots snapshots(cluster);
   std::vector<std::uint64_t> started(cluster.mounts(), 0);
   const Duration end = simulation.now() + options.faults_for;
   Duration next_strike = simulation.now() + random.between(Duration(1ms), Duration(1s));
@@ -82,6 +124,7 @@ std::string run_clients(Cluster& cluster, Workload& workload, Nemesis& nemesis,
     }
     simulation.run_for(random.between(Duration(1ms), Duration(50ms)));
     nemesis.watch();
+    snapshots.now_and_then();
     if (!simulation.violation().empty()) return simulation.violation();
     if (simulation.now() < next_strike) continue;
     nemesis.strike();
@@ -98,7 +141,8 @@ std::string run_clients(Cluster& cluster, Workload& workload, Nemesis& nemesis,
   if (!quiet) {
     return absl::StrCat("no progress long after all faults have ended:", workload.who_waits());
   }
-  return workload.verify();
+  const std::string wrong = workload.verify();
+  return wrong.empty() ? snapshots.verify() : wrong;
 }
 
 std::string stop_and_check(Cluster& cluster) {

@@ -4,11 +4,14 @@
 #include <linux/falloc.h>
 
 #include <map>
+#include <set>
 #include <vector>
 
 #include "base/checksum.h"
 #include "base/number.h"
+#include "base/rare.h"
 #include "sim/reference.h"
+#include "sim/snapshot_look.h"
 
 namespace plumeria::sim {
 namespace {
@@ -184,6 +187,7 @@ class TreeRun {
         Nemesis* nemesis = &nemesis_;
         cluster_.simulation().after(delay, [nemesis] { nemesis->strike(); });
       }
+      if (random_.chance(1, 70)) make_snapshot();
       std::string difference = one_call();
       if (!difference.empty()) return difference;
       nemesis_.watch();
@@ -194,7 +198,8 @@ class TreeRun {
     }
     nemesis_.heal();
     cluster_.wait_until_all_up(300s);
-    return compare_trees();
+    std::string difference = compare_trees();
+    return difference.empty() ? compare_snapshots() : difference;
   }
 
  private:
@@ -276,6 +281,7 @@ class TreeRun {
     }
     Call call = random_call(mount, on_open ? &open_[at] : nullptr);
     if (on_open) call.descriptor = open_[at].descriptor;
+    if (call.what == Do::map_store) stored_into_.insert(mount);
     cluster_.simulation().trace("tree", text_of(call, mount));
     if (!cluster_.is_up(mount)) cluster_.wait_until_all_up(300s);
     std::optional<Descriptor> opened, reference_opened;
@@ -306,9 +312,46 @@ class TreeRun {
     return "";
   }
 
+  // Between two calls, so the reference is in the same state. What mappings have changed is
+  // nobody's before the kernel writes it.
+  void make_snapshot() {
+    const std::size_t mount = random_.below(cluster_.mounts());
+    for (std::size_t i = 0; i < cluster_.mounts(); ++i) {
+      if (!cluster_.is_up(i)) cluster_.wait_until_all_up(300s);
+      if (stored_into_.erase(i) > 0) (void)cluster_.run(i, cluster_.kernel(i).sync());
+    }
+    const std::string name = absl::StrCat("s", snapshots_.size());
+    const auto made = cluster_.try_run(mount, cluster_.mount(mount).create_snapshot(name));
+    if (!made || !*made) return;  // Its mount has died, or lost its lease.
+    rarely<"tree: a snapshot is made">();
+    snapshots_[(*made)->id] = {
+        name, cluster_.simulation().run(reference_node_, describe_tree(&reference_kernel_, ""))};
+  }
+
+  std::string compare_snapshots() {
+    for (const auto& [id, snapshot] : snapshots_) {
+      const SnapshotLook look = look_at_snapshot(cluster_.disk(), id, ClusterOptions{}.log_size);
+      if (look.tree != snapshot.tree) {
+        return absl::StrCat("snapshot ", snapshot.name, " shows\n", look.tree, "and not\n",
+                            snapshot.tree);
+      }
+      if (!look.problems.empty()) {
+        return absl::StrCat("fsck of snapshot ", snapshot.name, ": ", look.problems[0]);
+      }
+      const Status removed = cluster_.run(0, cluster_.mount(0).delete_snapshot(snapshot.name));
+      if (!removed) return absl::StrCat("a snapshot stays: ", removed.error().message());
+    }
+    return "";
+  }
+
   Cluster& cluster_;
   Nemesis& nemesis_;
   RandomStream random_;
+  struct TakenSnapshot {
+    std::string name, tree;
+  };
+  std::map<disk::SnapshotId, TakenSnapshot> snapshots_;
+  std::set<std::size_t> stored_into_;  // mounts whose kernel may have dirty pages of mappings
   Node& reference_node_;
   ReferenceFileSystem reference_;
   TaskScope reference_tasks_;

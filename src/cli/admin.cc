@@ -100,9 +100,20 @@ void AdminServer::answer(net::PeerId to, ByteView question) {
   } else if (what == "end") {
     waiting_for_end_.push_back(to);
     send_json(transport_, to, {{"waiting", true}});
+  } else if (const auto handler = handlers_.find(what); handler != handlers_.end()) {
+    tasks_.spawn(answer_later(to, handler->second(asked)));
   } else {
     transport_.disconnect(to, "an unknown question on the admin channel");
   }
+}
+
+void AdminServer::answer_with(std::string question, Handler handler) {
+  handlers_.emplace(std::move(question), std::move(handler));
+}
+
+Task<void> AdminServer::answer_later(net::PeerId to, Task<nlohmann::json> answer) {
+  const nlohmann::json result = co_await answer;
+  send_json(transport_, to, result);
 }
 
 Task<void> AdminServer::ended(World world, Status status) {
@@ -120,7 +131,8 @@ Task<void> AdminServer::ended(World world, Status status) {
   waiting_for_end_.clear();
 }
 
-Result<nlohmann::json> ask(const std::string& address, std::string_view question, Duration patience,
+Result<nlohmann::json> ask(const std::string& address, const nlohmann::json& question,
+                           Duration patience,
                            std::function<bool(const nlohmann::json&)> wants_more) {
   if (address.starts_with(unix_prefix)) {
     const std::string socket = address.substr(unix_prefix.size());
@@ -155,7 +167,7 @@ Result<nlohmann::json> ask(const std::string& address, std::string_view question
   transport.on_connection(net::Channel::admin, [&](net::PeerId from, bool connected) {
     if (connected && !was_connected) {
       was_connected = true;
-      send_json(transport, from, {{"ask", question}});
+      send_json(transport, from, question);
     } else if (!connected && was_connected) {
       finish();
     }

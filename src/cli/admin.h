@@ -6,17 +6,24 @@
 //   {"ask": "end"}      answered twice: {"waiting": true} at once, and when the daemon has ended
 //   its
 //                       work {"error": "…"} or {}
+//   {"ask": "snapshot create", "name": …}, {"ask": "snapshot delete", "name": …}, and
+//   {"ask": "snapshot list"}
+//                       of a mount that holds its store: answered with {"error": …, "code": …} or
+//                       what was asked for
 #pragma once
 
 #include <absl/functional/any_invocable.h>
 
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
+#include "base/task.h"
 #include "base/time.h"
 #include "cli/runtime.h"
 #include "net/transport.h"
@@ -38,21 +45,33 @@ class AdminServer {
   // daemon works without.
   static void listen_for(os::AsioTransport& transport, const std::string& path,
                          const std::string& address);
+  // Another question, whose answer may take a while.
+  using Handler = std::function<Task<nlohmann::json>(nlohmann::json question)>;
+  void answer_with(std::string question, Handler handler);
   // Tells those who wait for the end how it was, and gives them a moment to take it.
   Task<void> ended(World world, Status status);
 
  private:
   void answer(net::PeerId to, ByteView question);
+  Task<void> answer_later(net::PeerId to, Task<nlohmann::json> answer);
 
   net::Transport& transport_;
   absl::AnyInvocable<nlohmann::json()> status_;
+  std::map<std::string, Handler> handlers_;
   std::vector<net::PeerId> waiting_for_end_;
+  TaskScope tasks_;
 };
 
 // Asks the daemon at `address` and waits for the answer. `wants_more`, if given, sees each answer
 // and tells whether to wait for another. Errc::unavailable when nobody is there, or it went away
 // without an answer.
-Result<nlohmann::json> ask(const std::string& address, std::string_view question, Duration patience,
+Result<nlohmann::json> ask(const std::string& address, const nlohmann::json& question,
+                           Duration patience,
                            std::function<bool(const nlohmann::json&)> wants_more = {});
+inline Result<nlohmann::json> ask(const std::string& address, const char* question,
+                                  Duration patience,
+                                  std::function<bool(const nlohmann::json&)> wants_more = {}) {
+  return ask(address, nlohmann::json{{"ask", question}}, patience, std::move(wants_more));
+}
 
 }  // namespace plumeria::cli

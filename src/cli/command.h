@@ -47,6 +47,7 @@ void add_serve(CLI::App& app, Exit& exit);
 void add_fsck(CLI::App& app, Exit& exit);
 void add_logdump(CLI::App& app, Exit& exit);
 void add_bench(CLI::App& app, Exit& exit);
+void add_snapshot(CLI::App& app, Exit& exit);
 void add_status(CLI::App& app, Exit& exit);
 void add_version(CLI::App& app, Exit& exit);
 

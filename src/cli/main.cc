@@ -33,6 +33,7 @@ int main(int argc, char** argv) {
   add_mount(app, exit);
   add_umount(app, exit);
   add_serve(app, exit);
+  add_snapshot(app, exit);
   add_status(app, exit);
   add_fsck(app, exit);
   add_logdump(app, exit);

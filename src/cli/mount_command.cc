@@ -1,4 +1,6 @@
-// plumeria mount STORE|HOST:PORT DIR
+// plumeria mount STORE|HOST:PORT DIR, and plumeria snapshot mount TARGET NAME DIR
+#include "cli/mount_command.h"
+
 #include <absl/strings/match.h>
 #include <absl/strings/str_cat.h>
 #include <absl/strings/str_split.h>
@@ -19,6 +21,8 @@
 #include "cli/mount_source.h"
 #include "cli/report.h"
 #include "cli/runtime.h"
+#include "cli/snapshot_place.h"
+#include "cli/snapshot_report.h"
 #include "fuse/session.h"
 #include "mount/mount.h"
 #include "os/asio_transport.h"
@@ -34,6 +38,7 @@ constexpr std::uint64_t cache_size_min = 8u << 20, cache_size_max = 1ull << 50;
 
 struct Arguments {
   std::string target, directory;
+  std::string snapshot;  // empty: the store itself
   std::vector<std::string> options;
   std::uint64_t cache_size = 256u << 20;
   double patience_seconds = 30;
@@ -44,6 +49,7 @@ struct Arguments {
 struct Wanted {
   fuse::MountPoint point;
   bool over_files = false;  // the directory need not be empty
+  std::string snapshot;     // its name; empty: the store itself
 };
 
 // The options of mount(8) that have a meaning here; an empty text, or what is wrong.
@@ -57,6 +63,8 @@ std::string apply_option(std::string_view option, Wanted& wanted) {
     point.allow_suid = false;
   } else if (option == "exec" || option == "noexec") {
     point.no_exec = option == "noexec";
+  } else if (option.starts_with("snapshot=")) {
+    wanted.snapshot = std::string(option.substr(option.find('=') + 1));
   } else if (option == "nonempty") {
     wanted.over_files = true;
   } else if (option != "defaults" && option != "_netdev" && option != "nofail" && !option.empty()) {
@@ -82,26 +90,36 @@ std::string host_name() {
 
 // Everything that runs while the file system is mounted, in the order in which it is built.
 struct Mounted {
-  Mounted(Runtime& r, Guardian& g, Target t, fuse::MountPoint p)
+  Mounted(Runtime& r, Guardian& g, Target t, SnapshotPlace place, std::string name,
+          fuse::MountPoint p)
       : runtime(r),
         guardian(g),
         target(std::move(t)),
+        snapshot_place(std::move(place)),
+        snapshot(std::move(name)),
         point(std::move(p)),
         transport(r.executor, r.random, {.retry_max = reconnect_pause_max}),
         admin(transport, [this] { return status(); }),
         changed(r.executor) {}
 
   nlohmann::json status() {
-    nlohmann::json status{{"what", absl::StrCat("mount of ", target.text, " at ", point.directory)},
-                          {"pid", ::getpid()}};
+    nlohmann::json status{{"what", absl::StrCat("mount of ", what(), " at ", point.directory)},
+                          {"pid", ::getpid()},
+                          {"source", target.text}};
     if (mount) status["mount"] = report(mount->status());
     if (source) source->report_to(status);
     return status;
+  }
+  std::string what() const {
+    return snapshot.empty() ? target.text
+                            : absl::StrCat("snapshot ", snapshot, " of ", target.text);
   }
 
   Runtime& runtime;
   Guardian& guardian;
   const Target target;
+  const SnapshotPlace snapshot_place;
+  const std::string snapshot;  // its name; empty: the store itself
   const fuse::MountPoint point;
   os::AsioTransport transport;
   AdminServer admin;
@@ -116,7 +134,12 @@ struct Mounted {
 };
 
 Task<Status> start(Mounted& mounted, mount::MountOptions options) {
-  CO_TRY(mounted.source, make_source(mounted.runtime, mounted.transport, mounted.target));
+  if (mounted.snapshot.empty()) {
+    CO_TRY(mounted.source, make_source(mounted.runtime, mounted.transport, mounted.target));
+  } else {
+    CO_TRY(mounted.source, make_snapshot_source(mounted.runtime, mounted.transport,
+                                                mounted.snapshot_place, mounted.snapshot));
+  }
   CO_TRY_STATUS(co_await mounted.source->start(options.join_timeout));
   fuse::SessionOptions session;
   session.mount_point = mounted.point;
@@ -133,10 +156,18 @@ Task<Status> start(Mounted& mounted, mount::MountOptions options) {
   });
   const std::string& directory = mounted.point.directory;
   AdminServer::listen_for(mounted.transport, directory, admin_address_of_mount(directory));
-  if (!mounted.target.is_address) {
-    const std::string& store = mounted.target.text;
-    AdminServer::listen_for(mounted.transport, store, admin_address(store));
-  }
+  if (mounted.target.is_address || !mounted.snapshot.empty()) co_return Status{};
+  // Whoever holds the store makes its snapshots, and shows them.
+  mount::Mount* const mount = mounted.mount.get();
+  mounted.admin.answer_with("snapshot create", [mount](nlohmann::json question) {
+    return answer_create(*mount, std::move(question));
+  });
+  mounted.admin.answer_with("snapshot delete", [mount](nlohmann::json question) {
+    return answer_delete(*mount, std::move(question));
+  });
+  mounted.source->share_snapshots(mounted.transport);
+  const std::string& store = mounted.target.text;
+  AdminServer::listen_for(mounted.transport, store, admin_address(store));
   co_return Status{};
 }
 
@@ -178,7 +209,7 @@ Task<Status> stop(Mounted& mounted) {
 Task<Status> mount_until_ended(Mounted& mounted, mount::MountOptions options, Launch& launch) {
   CO_TRY_STATUS(co_await start(mounted, std::move(options)));
   launch.ready("");
-  log_info(absl::StrCat("mounted ", mounted.target.text, " at ", mounted.point.directory));
+  log_info(absl::StrCat("mounted ", mounted.what(), " at ", mounted.point.directory));
   mounted.tasks.spawn(unmount_when_asked(mounted));
   while (!mounted.ended) co_await mounted.changed.next();
   log_info("unmounted; writing everything back");
@@ -227,14 +258,24 @@ Result<Target> check(const Arguments& arguments, Wanted& wanted) {
 
 Exit run(const Arguments& arguments) {
   Wanted wanted;
+  wanted.snapshot = arguments.snapshot;
   const std::string wrong = apply_options(arguments.options, wanted);
   if (!wrong.empty()) {
     complain(wrong);
     return Exit::usage;
   }
   fuse::MountPoint& point = wanted.point;
+  Result<SnapshotPlace> place = SnapshotPlace();
+  if (!wanted.snapshot.empty()) place = find_snapshot_place(arguments.target);
+  if (!place) return complain(place.error());
   auto target = check(arguments, wanted);
   if (!target) return complain(target.error());
+  if (!wanted.snapshot.empty()) {
+    target->is_address = place->kind == SnapshotPlace::Kind::server;
+    target->text = place->text;
+    point.source = absl::StrCat(place->text, "@", wanted.snapshot);
+    point.read_only = true;
+  }
   LaunchOptions launch_options = arguments.launch;
   launch_options.name = absl::StrCat("mount ", point.directory);
   Launch launch(launch_options);
@@ -247,7 +288,8 @@ Exit run(const Arguments& arguments) {
   auto guardian = Guardian::start();
   if (!guardian) return launch.failed(guardian.error());
   Runtime runtime;
-  Mounted mounted(runtime, *guardian, std::move(*target), std::move(point));
+  Mounted mounted(runtime, *guardian, std::move(*target), *std::move(place),
+                  std::move(wanted.snapshot), std::move(point));
   runtime.on_signal([&mounted](int signal) {
     log_info(absl::StrCat("signal ", signal));
     if (mounted.ended) give_up_at_second_signal(mounted);
@@ -260,26 +302,8 @@ Exit run(const Arguments& arguments) {
   return Exit::ok;
 }
 
-}  // namespace
-
-void add_mount(CLI::App& app, Exit& exit) {
-  auto arguments = std::make_shared<Arguments>();
-  CLI::App* command =
-      app.add_subcommand("mount", "Mount a store of this machine, or what a server shares");
-  command->footer(
-      "Returns when the mount can be used; the daemon stays until it is unmounted. Options of -o:\n"
-      "ro, rw, suid, nosuid, dev, nodev, exec, noexec (default: rw,nosuid,nodev,exec), and "
-      "nonempty\n"
-      "to mount over a directory that is not empty.\n"
-      "  plumeria mount /srv/store /mnt\n"
-      "  plumeria mount 192.0.2.1:7411 /mnt -o ro\n" +
-      exit_codes());
-  command
-      ->add_option("TARGET", arguments->target,
-                   "a store (an existing directory), or HOST[:PORT] of `plumeria serve`; port 7411")
-      ->required()
-      ->check(not_empty())
-      ->type_name("");
+// What both commands have behind the thing to mount.
+void add_arguments(CLI::App* command, const std::shared_ptr<Arguments>& arguments) {
   command->add_option("DIR", arguments->directory, "the mount point, an existing directory")
       ->required()
       ->check(not_empty())
@@ -299,6 +323,51 @@ void add_mount(CLI::App& app, Exit& exit) {
       ->type_name("SECONDS")
       ->capture_default_str();
   add_launch_options(*command, arguments->launch);
+}
+
+}  // namespace
+
+void add_mount(CLI::App& app, Exit& exit) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command =
+      app.add_subcommand("mount", "Mount a store of this machine, or what a server shares");
+  command->footer(
+      "Returns when the mount can be used; the daemon stays until it is unmounted. Options of -o:\n"
+      "ro, rw, suid, nosuid, dev, nodev, exec, noexec (default: rw,nosuid,nodev,exec),\n"
+      "nonempty to mount over a directory that is not empty, and snapshot=NAME to mount a\n"
+      "snapshot, read-only.\n"
+      "  plumeria mount /srv/store /mnt\n"
+      "  plumeria mount 192.0.2.1:7411 /mnt -o ro\n" +
+      exit_codes());
+  command
+      ->add_option("TARGET", arguments->target,
+                   "a store (an existing directory), or HOST[:PORT] of `plumeria serve`; port 7411")
+      ->required()
+      ->check(not_empty())
+      ->type_name("");
+  add_arguments(command, arguments);
+  command->callback([arguments, &exit] { exit = run(*arguments); });
+}
+
+void add_mount_of_snapshot(CLI::App& snapshots, Exit& exit) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command =
+      snapshots.add_subcommand("mount", "Mount a snapshot, read-only, beside the store in use");
+  command->footer(
+      "As `plumeria mount TARGET DIR -o snapshot=NAME`. It is unmounted like any mount. While a\n"
+      "snapshot of a store that nobody uses is mounted, the store cannot be.\n" +
+      exit_codes());
+  command
+      ->add_option("TARGET", arguments->target,
+                   "a store, the mount point of one, or HOST[:PORT] of `plumeria serve`")
+      ->required()
+      ->check(not_empty())
+      ->type_name("");
+  command->add_option("NAME", arguments->snapshot, "of the snapshot")
+      ->required()
+      ->check(not_empty())
+      ->type_name("");
+  add_arguments(command, arguments);
   command->callback([arguments, &exit] { exit = run(*arguments); });
 }
 

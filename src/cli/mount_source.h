@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cli/runtime.h"
+#include "cli/snapshot_place.h"
 #include "disk/disk.h"
 #include "net/transport.h"
 #include "os/asio_transport.h"
@@ -26,6 +27,8 @@ class MountSource {
   virtual disk::VirtualDisk& disk() = 0;
   virtual net::Transport& transport() = 0;
   virtual net::PeerId lock_server() = 0;  // once started
+  // Lets others look at the store's snapshots, over `transport`, until it is stopped.
+  virtual void share_snapshots(net::Transport&) {}
   // Adds what it knows to a report.
   virtual void report_to(nlohmann::json& report) = 0;
 };
@@ -34,5 +37,11 @@ class MountSource {
 // `transport` is the process's own; the embedded mount does not use it.
 Result<std::unique_ptr<MountSource>> make_source(Runtime& runtime, os::AsioTransport& transport,
                                                  const Target& target);
+
+// The same for a snapshot, as it was when it was made; what is changed is gone afterwards.
+Result<std::unique_ptr<MountSource>> make_snapshot_source(Runtime& runtime,
+                                                          os::AsioTransport& transport,
+                                                          const SnapshotPlace& place,
+                                                          std::string name);
 
 }  // namespace plumeria::cli

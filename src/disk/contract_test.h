@@ -17,6 +17,7 @@
 
 #include "base/async.h"
 #include "disk/disk.h"
+#include "disk/snapshot_view.h"
 
 namespace plumeria::disk {
 
@@ -86,6 +87,18 @@ class DiskContract : public testing::TestWithParam<ContractCase> {
   Status write(Address to, Bytes data, LeaseNumber lease = me,
                Durability durability = Durability::retain) {
     return wait(disk().write(to, SharedBytes(std::move(data)), lease, durability));
+  }
+  Bytes read_snapshot(SnapshotId id, Address from, std::uint64_t length) {
+    Result<Bytes> bytes = wait(disk().read_snapshot(id, from, length));
+    EXPECT_TRUE(bytes) << bytes.error().message();
+    if (!bytes) return Bytes(length);
+    EXPECT_EQ(bytes->size(), length);
+    return *std::move(bytes);
+  }
+  SnapshotId make_snapshot(const std::string& name) {
+    const Result<SnapshotId> made = wait(disk().create_snapshot(name, WallTime{7}, me));
+    EXPECT_TRUE(made) << made.error().message();
+    return made ? *made : SnapshotId::none;
   }
   static Errc code(const auto& result) { return result ? Errc{-1} : result.error().code; }
 
@@ -436,6 +449,194 @@ TEST_P(DiskContract, OfTwoWhoUpdateARegisterAtOnceOneWins) {
   }
   ASSERT_NE(winner, 0u);
   EXPECT_EQ(wait(disk().read_register("view"))->value, pattern(10, winner));
+}
+
+// ---- snapshots
+
+TEST_P(DiskContract, ASnapshotShowsWhatWasThereWhateverIsChangedSince) {
+  const Bytes old = pattern(5 * 4096 + 100, 1);
+  const Segment gone{(1ull << 63) | 77}, fresh{(1ull << 63) | 78};
+  ASSERT_TRUE(write({region, 3 * 4096}, old));
+  ASSERT_TRUE(write({data_segment, 0}, old));
+  ASSERT_TRUE(write({gone, 512}, old));
+  ASSERT_TRUE(wait(disk().write_register("r", 0, pattern(10, 2), me)));
+  const SnapshotId id = make_snapshot("first");
+
+  ASSERT_TRUE(write({region, 4 * 4096 + 10}, pattern(50, 3)));
+  ASSERT_TRUE(write({region, 100 * 4096}, pattern(50, 3)));
+  ASSERT_TRUE(wait(disk().discard({data_segment, 4000}, 5000, me)));
+  ASSERT_TRUE(write({data_segment, 1u << 20}, pattern(50, 4)));
+  ASSERT_TRUE(wait(disk().discard({gone, 0}, ~std::uint64_t{0}, me)));
+  ASSERT_TRUE(write({gone, 0}, pattern(8192, 5)));
+  ASSERT_TRUE(write({fresh, 4096}, pattern(100, 6)));
+  ASSERT_TRUE(wait(disk().write_register("r", 1, pattern(10, 7), me)));
+  ASSERT_TRUE(wait(disk().write_register("later", 0, pattern(10, 7), me)));
+
+  EXPECT_EQ(read_snapshot(id, {region, 3 * 4096}, old.size()), old);
+  EXPECT_TRUE(all_zero(read_snapshot(id, {region, 0}, 3 * 4096)));
+  EXPECT_TRUE(all_zero(read_snapshot(id, {region, 100 * 4096}, 4096)));
+  EXPECT_EQ(read_snapshot(id, {data_segment, 0}, old.size()), old);
+  EXPECT_TRUE(all_zero(read_snapshot(id, {data_segment, 1u << 20}, 4096)));
+  EXPECT_EQ(read_snapshot(id, {gone, 512}, old.size()), old);
+  EXPECT_TRUE(all_zero(read_snapshot(id, {gone, 0}, 512)));
+  EXPECT_TRUE(all_zero(read_snapshot(id, {fresh, 0}, 16384)));
+  EXPECT_EQ(wait(disk().read_snapshot_register(id, "r"))->value, pattern(10, 2));
+  EXPECT_EQ(wait(disk().read_snapshot_register(id, "later"))->version, 0u);
+  // And the present is the present.
+  EXPECT_EQ(read({gone, 0}, 8192), pattern(8192, 5));
+  EXPECT_EQ(read({region, 4 * 4096 + 10}, 50), pattern(50, 3));
+}
+
+TEST_P(DiskContract, EachSnapshotHasItsOwnTime) {
+  std::vector<SnapshotId> ids;
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    ASSERT_TRUE(write({region, i * 4096}, pattern(3 * 4096, i)));
+    ids.push_back(make_snapshot("s" + std::to_string(i)));
+  }
+  ASSERT_TRUE(wait(disk().discard({region, 0}, ~std::uint64_t{0}, me)));
+  const auto expect_all = [&](std::size_t without) {
+    for (std::uint64_t i = 0; i < 4; ++i) {
+      if (i == without) continue;
+      Bytes expected(6 * 4096);
+      for (std::uint64_t j = 0; j <= i; ++j) {
+        const Bytes written = pattern(3 * 4096, j);
+        std::copy(written.begin(), written.end(),
+                  expected.begin() + static_cast<std::ptrdiff_t>(j * 4096));
+      }
+      EXPECT_EQ(read_snapshot(ids[i], {region, 0}, expected.size()), expected) << i;
+    }
+  };
+  expect_all(4);
+  // One in the middle, and then the newest and the oldest, are not missed by the others.
+  ASSERT_TRUE(wait(disk().delete_snapshot(ids[1], me)));
+  expect_all(1);
+  ASSERT_TRUE(write({region, 0}, pattern(6 * 4096, 9)));
+  expect_all(1);
+  ASSERT_TRUE(wait(disk().delete_snapshot(ids[3], me)));
+  ASSERT_TRUE(write({region, 4096}, pattern(6 * 4096, 10)));
+  ASSERT_TRUE(wait(disk().delete_snapshot(ids[0], me)));
+  Bytes expected(6 * 4096);
+  for (std::uint64_t j = 0; j <= 2; ++j) {
+    const Bytes written = pattern(3 * 4096, j);
+    std::copy(written.begin(), written.end(),
+              expected.begin() + static_cast<std::ptrdiff_t>(j * 4096));
+  }
+  EXPECT_EQ(read_snapshot(ids[2], {region, 0}, expected.size()), expected);
+  EXPECT_EQ(code(wait(disk().read_snapshot(ids[1], {region, 0}, 512))), Errc::stale);
+}
+
+TEST_P(DiskContract, SnapshotsAreListedFromTheOldestOn) {
+  EXPECT_TRUE(wait(disk().list_snapshots())->empty());
+  const SnapshotId a = make_snapshot("a"), b = make_snapshot("b");
+  EXPECT_EQ(code(wait(disk().create_snapshot("a", WallTime{9}, me))), Errc::exist);
+  EXPECT_EQ(code(wait(disk().create_snapshot("../a", WallTime{9}, me))), Errc::invalid);
+  const auto both = *wait(disk().list_snapshots());
+  ASSERT_EQ(both.size(), 2u);
+  EXPECT_EQ(both[0].id, a);
+  EXPECT_EQ(both[0].name, "a");
+  EXPECT_EQ(both[0].created, WallTime{7});
+  EXPECT_EQ(both[1].id, b);
+  ASSERT_TRUE(wait(disk().delete_snapshot(a, me)));
+  EXPECT_EQ(code(wait(disk().delete_snapshot(a, me))), Errc::stale);
+  const SnapshotId again = make_snapshot("a");
+  EXPECT_NE(again, a);
+  EXPECT_EQ(wait(disk().list_snapshots())->size(), 2u);
+}
+
+TEST_P(DiskContract, OnlyAnAdmittedLeaseMakesAndDeletesSnapshots) {
+  const LeaseNumber stranger{8};
+  EXPECT_EQ(code(wait(disk().create_snapshot("a", WallTime{7}, stranger))), Errc::fenced);
+  const SnapshotId id = make_snapshot("a");
+  EXPECT_EQ(code(wait(disk().delete_snapshot(id, stranger))), Errc::fenced);
+  EXPECT_EQ(wait(disk().list_snapshots())->size(), 1u);
+}
+
+TEST_P(DiskContract, ASnapshotTellsWhereItHasData) {
+  ASSERT_TRUE(write({region, 8192}, pattern(4096, 1)));
+  ASSERT_TRUE(write({data_segment, 1u << 20}, pattern(4096, 2)));
+  const SnapshotId id = make_snapshot("a");
+  ASSERT_TRUE(wait(disk().discard({region, 0}, ~std::uint64_t{0}, me)));
+  ASSERT_TRUE(write({data_segment, 1u << 20}, pattern(4096, 3)));
+  ASSERT_TRUE(write({data_segment, 0}, pattern(4096, 3)));
+  ASSERT_TRUE(write({Segment{300}, 0}, pattern(4096, 4)));
+  EXPECT_THAT(*wait(disk().list_snapshot_segments(id, Segment{0}, 100)),
+              testing::ElementsAre(region, data_segment));
+  EXPECT_EQ(wait(disk().next_snapshot_extent(id, region, 0))->value(), (Extent{8192, 4096}));
+  EXPECT_EQ(wait(disk().next_snapshot_extent(id, data_segment, 0))->value(),
+            (Extent{1u << 20, 4096}));
+  EXPECT_FALSE(wait(disk().next_snapshot_extent(id, data_segment, (1u << 20) + 4096))->has_value());
+}
+
+TEST_P(DiskContract, WhatIsWrittenToAViewOfASnapshotStaysThere) {
+  ASSERT_TRUE(write({region, 0}, pattern(4 * 4096, 1)));
+  ASSERT_TRUE(wait(disk().write_register("r", 0, pattern(10, 2), me)));
+  const SnapshotId id = make_snapshot("a");
+  SnapshotView view(disk(), id);
+  const LeaseNumber other{99};
+  Bytes expected = pattern(4 * 4096, 1);
+  const Bytes change = pattern(5000, 3);
+  ASSERT_TRUE(
+      wait(view.write({region, 100}, SharedBytes(Bytes(change)), other, Durability::retain)));
+  std::copy(change.begin(), change.end(), expected.begin() + 100);
+  ASSERT_TRUE(wait(view.discard({region, 2 * 4096 - 7}, 4096 + 20, other)));
+  std::fill_n(expected.begin() + 2 * 4096 - 7, 4096 + 20, std::byte{0});
+  EXPECT_EQ(*wait(view.read({region, 0}, expected.size())), expected);
+  ASSERT_TRUE(wait(view.discard({region, 3 * 4096 + 50}, ~std::uint64_t{0}, other)));
+  std::fill(expected.begin() + 3 * 4096 + 50, expected.end(), std::byte{0});
+  EXPECT_EQ(*wait(view.read({region, 0}, expected.size())), expected);
+  EXPECT_EQ(*wait(view.write_register("r", 1, pattern(10, 4), other)), 2u);
+  EXPECT_EQ(code(wait(view.write_register("r", 1, pattern(10, 4), other))), Errc::mismatch);
+  EXPECT_EQ(wait(view.read_register("r"))->value, pattern(10, 4));
+  ASSERT_TRUE(wait(view.fence(other)));
+  EXPECT_EQ(code(wait(view.discard({region, 0}, 1, other))), Errc::fenced);
+  EXPECT_THAT(*wait(view.list_segments(Segment{0}, 10)), testing::ElementsAre(region));
+  EXPECT_EQ(read({region, 0}, 4 * 4096), pattern(4 * 4096, 1));
+  EXPECT_EQ(read_snapshot(id, {region, 0}, 4 * 4096), pattern(4 * 4096, 1));
+}
+
+// Changes of random ranges with snapshots made and deleted at random, all compared with copies.
+TEST_P(DiskContract, SnapshotsStayWhatTheyWereUnderRandomChanges) {
+  constexpr std::size_t size = 40 * 4096;
+  std::uint64_t state = 12345;
+  const auto below = [&state](std::uint64_t limit) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (state >> 33) % limit;
+  };
+  const std::vector<Segment> segments{region, data_segment, Segment{(1ull << 63) | 5}};
+  using Image = std::vector<Bytes>;
+  Image present(segments.size(), Bytes(size));
+  std::vector<std::pair<SnapshotId, Image>> snapshots;
+  for (std::uint64_t step = 0; step < 250; ++step) {
+    const std::size_t which = below(segments.size());
+    const std::size_t from = below(size - 1);
+    const std::size_t length = 1 + below(std::min<std::size_t>(size - from, 3 * 4096));
+    const std::uint64_t what = below(20);
+    if (what < 12) {
+      const Bytes data = pattern(length, step);
+      ASSERT_TRUE(write({segments[which], from}, data));
+      std::copy(data.begin(), data.end(),
+                present[which].begin() + static_cast<std::ptrdiff_t>(from));
+    } else if (what < 15) {
+      ASSERT_TRUE(wait(disk().discard({segments[which], from}, length, me)));
+      std::fill_n(present[which].begin() + static_cast<std::ptrdiff_t>(from), length, std::byte{0});
+    } else if (what < 16) {
+      ASSERT_TRUE(wait(disk().discard({segments[which], 0}, ~std::uint64_t{0}, me)));
+      present[which] = Bytes(size);
+    } else if (what < 18) {
+      snapshots.emplace_back(make_snapshot("s" + std::to_string(step)), present);
+    } else if (!snapshots.empty() && snapshots.size() > below(6)) {
+      const auto victim = snapshots.begin() + static_cast<std::ptrdiff_t>(below(snapshots.size()));
+      ASSERT_TRUE(wait(disk().delete_snapshot(victim->first, me)));
+      snapshots.erase(victim);
+    }
+    if (step % 10 != 0) continue;
+    for (std::size_t i = 0; i < segments.size(); ++i) {
+      ASSERT_EQ(read({segments[i], 0}, size), present[i]) << "step " << step;
+      for (const auto& [id, image] : snapshots) {
+        ASSERT_EQ(read_snapshot(id, {segments[i], 0}, size), image[i]) << "step " << step;
+      }
+    }
+  }
 }
 
 }  // namespace plumeria::disk

@@ -37,6 +37,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "base/task.h"
+#include "base/time.h"
 #include "lock/lease.h"
 
 namespace plumeria::disk {
@@ -90,6 +91,18 @@ struct Register {
 };
 constexpr std::size_t register_size_max = 1u << 20;
 
+// Numbers grow and never come back, so a snapshot that was deleted is not taken for a later one of
+// the same name.
+enum class SnapshotId : std::uint64_t { none = 0 };
+constexpr std::size_t snapshot_name_max = 64;  // bytes
+
+struct Snapshot {
+  SnapshotId id{};
+  std::string name;
+  WallTime created{};       // as its maker said
+  std::uint64_t bytes = 0;  // of the disk's space that are kept for it, and for older ones, alone
+};
+
 class VirtualDisk {
  public:
   virtual ~VirtualDisk() = default;
@@ -139,9 +152,33 @@ class VirtualDisk {
   // admitted is no error.
   virtual Task<Status> fence(LeaseNumber lease) = 0;
 
+  // Snapshots: the disk with its registers as it was at one moment between the call and its return.
+  // What was acknowledged before the call is in it, of what is under way any part; what comes later
+  // is not. It is durable when the call returns; a crash leaves it whole or not at all. It takes no
+  // longer on a large disk than on a small one, except for a flush. Errc::exist; Errc::invalid for
+  // a name (check_snapshot_name).
+  virtual Task<Result<SnapshotId>> create_snapshot(std::string name, WallTime created,
+                                                   LeaseNumber lease);
+  // It is gone, durably, when the call returns, and the space that was kept for it alone is free;
+  // if a crash comes in between, the space is freed when the disk is opened. Errc::stale: there is
+  // none.
+  virtual Task<Status> delete_snapshot(SnapshotId id, LeaseNumber lease);
+  // From the oldest on.
+  virtual Task<Result<std::vector<Snapshot>>> list_snapshots();
+  // As the calls without "snapshot". Errc::stale: it was deleted.
+  virtual Task<Result<Bytes>> read_snapshot(SnapshotId id, Address from, std::uint64_t length);
+  virtual Task<Result<std::optional<Extent>>> next_snapshot_extent(SnapshotId id, Segment segment,
+                                                                   std::uint64_t from);
+  virtual Task<Result<std::vector<Segment>>> list_snapshot_segments(SnapshotId id, Segment first,
+                                                                    std::size_t limit);
+  virtual Task<Result<Register>> read_snapshot_register(SnapshotId id, std::string name);
+
   // What this handle keeps to send again for a lease that is over is dropped: it would be refused,
   // and every flush with it.
   virtual void forget(LeaseNumber) {}
 };
+
+// 1 to snapshot_name_max letters, digits and any of "-_.:+@=", not beginning with '.' or '-'.
+Status check_snapshot_name(std::string_view name);
 
 }  // namespace plumeria::disk

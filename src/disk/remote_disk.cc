@@ -83,6 +83,14 @@ struct RemoteDisk::State {
   Task<Status> flush(std::vector<Segment> segments);  // none: all
   Task<void> flush_in_background();
   Task<Result<std::uint64_t>> update_register(Request request, SharedBytes value);
+  Task<Result<Bytes>> read(Request request);
+  Task<Result<std::optional<Extent>>> next_extent(Request request);
+  Task<Result<std::vector<Segment>>> list_segments(Request request);
+  Task<Result<Register>> read_register(Request request);
+  Task<Result<std::vector<Snapshot>>> list_snapshots();
+  Task<Result<SnapshotId>> create_snapshot(Request request);
+  Task<Status> delete_snapshot(Request request);
+  Error unreadable() const { return Error{Errc::corrupt, absl::StrCat("answer of ", address)}; }
 
   // Sessions.
   void connection(bool connected);
@@ -197,7 +205,9 @@ Task<Status> RemoteDisk::wait_until_connected(Duration patience) {
 // ---- calls
 
 Task<Answer> RemoteDisk::State::call(Request request, SharedBytes payload) {
-  const std::uint64_t reads = request.operation == Operation::read ? request.length : 0;
+  const bool is_read =
+      request.operation == Operation::read || request.operation == Operation::read_snapshot;
+  const std::uint64_t reads = is_read ? request.length : 0;
   const std::uint64_t cost = cost_min + payload.size() + reads;
   co_await window.acquire(cost);
   Promise<Answer> promise(world.executor);
@@ -496,6 +506,75 @@ void RemoteDisk::State::give_up_old_calls() {
   }
 }
 
+// ---- answers
+
+Task<Result<Bytes>> RemoteDisk::State::read(Request request) {
+  const std::uint64_t length = request.length;
+  Answer answer = co_await call(std::move(request));
+  if (answer.reply.error) co_return error_of<Bytes>(answer);
+  if (answer.payload.size() != length) co_return fail(unreadable());
+  co_return std::move(answer.payload);
+}
+
+Task<Result<std::optional<Extent>>> RemoteDisk::State::next_extent(Request request) {
+  const Answer answer = co_await call(std::move(request));
+  if (answer.reply.error) co_return error_of<std::optional<Extent>>(answer);
+  std::optional<Extent> extent;
+  if (answer.reply.second > 0) extent = Extent{answer.reply.first, answer.reply.second};
+  co_return extent;
+}
+
+Task<Result<std::vector<Segment>>> RemoteDisk::State::list_segments(Request request) {
+  const Answer answer = co_await call(std::move(request));
+  if (answer.reply.error) co_return error_of<std::vector<Segment>>(answer);
+  auto segments = wire::decode_segments(answer.payload);
+  if (!segments) co_return fail(unreadable());
+  co_return *std::move(segments);
+}
+
+Task<Result<Register>> RemoteDisk::State::read_register(Request request) {
+  Answer answer = co_await call(std::move(request));
+  if (answer.reply.error) co_return error_of<Register>(answer);
+  Register content{answer.reply.first, std::move(answer.payload)};
+  co_return content;
+}
+
+Task<Result<std::vector<Snapshot>>> RemoteDisk::State::list_snapshots() {
+  Request request;
+  request.operation = Operation::list_snapshots;
+  const Answer answer = co_await call(std::move(request));
+  if (answer.reply.error) co_return error_of<std::vector<Snapshot>>(answer);
+  auto snapshots = wire::decode_snapshots(answer.payload);
+  if (!snapshots) co_return fail(unreadable());
+  co_return *std::move(snapshots);
+}
+
+// A restarted server does not know whether it made the snapshot already: then the list tells.
+Task<Result<SnapshotId>> RemoteDisk::State::create_snapshot(Request request) {
+  const std::string name = request.name;
+  const WallTime created{static_cast<std::int64_t>(request.length)};
+  const std::uint64_t sessions_before = counters.sessions;
+  const Answer answer = co_await call(std::move(request));
+  if (!answer.reply.error) co_return SnapshotId{answer.reply.first};
+  if (answer.reply.error->code == Errc::exist && counters.sessions != sessions_before) {
+    CO_TRY(const std::vector<Snapshot> all, co_await list_snapshots());
+    for (const Snapshot& snapshot : all) {
+      if (snapshot.name == name && snapshot.created == created) co_return snapshot.id;
+    }
+  }
+  co_return error_of<SnapshotId>(answer);
+}
+
+Task<Status> RemoteDisk::State::delete_snapshot(Request request) {
+  const std::uint64_t sessions_before = counters.sessions;
+  const Answer answer = co_await call(std::move(request));
+  if (!answer.reply.error) co_return Status();
+  // By ourselves, through a server that was restarted since.
+  const bool is_gone = answer.reply.error->code == Errc::stale;
+  if (is_gone && counters.sessions != sessions_before) co_return Status();
+  co_return fail(*answer.reply.error);
+}
+
 // ---- VirtualDisk
 
 Task<Result<Bytes>> RemoteDisk::read(Address from, std::uint64_t length) {
@@ -504,12 +583,7 @@ Task<Result<Bytes>> RemoteDisk::read(Address from, std::uint64_t length) {
   request.operation = Operation::read;
   request.address = from;
   request.length = length;
-  Answer answer = co_await state_->call(std::move(request));
-  if (answer.reply.error) co_return error_of<Bytes>(answer);
-  if (answer.payload.size() != length) {
-    co_return fail(Errc::corrupt, absl::StrCat("answer of ", state_->address));
-  }
-  co_return std::move(answer.payload);
+  return state_->read(std::move(request));
 }
 
 Task<Status> RemoteDisk::write(Address to, SharedBytes data, LeaseNumber lease,
@@ -551,11 +625,7 @@ Task<Result<std::optional<Extent>>> RemoteDisk::next_extent(Segment segment, std
   Request request;
   request.operation = Operation::next_extent;
   request.address = Address{segment, from};
-  const Answer answer = co_await state_->call(std::move(request));
-  if (answer.reply.error) co_return error_of<std::optional<Extent>>(answer);
-  std::optional<Extent> extent;
-  if (answer.reply.second > 0) extent = Extent{answer.reply.first, answer.reply.second};
-  co_return extent;
+  return state_->next_extent(std::move(request));
 }
 
 Task<Result<std::uint64_t>> RemoteDisk::allocated(Segment segment) {
@@ -572,11 +642,7 @@ Task<Result<std::vector<Segment>>> RemoteDisk::list_segments(Segment first, std:
   request.operation = Operation::list_segments;
   request.address.segment = first;
   request.length = limit;
-  const Answer answer = co_await state_->call(std::move(request));
-  if (answer.reply.error) co_return error_of<std::vector<Segment>>(answer);
-  auto segments = wire::decode_segments(answer.payload);
-  if (!segments) co_return fail(Errc::corrupt, absl::StrCat("answer of ", state_->address));
-  co_return *std::move(segments);
+  return state_->list_segments(std::move(request));
 }
 
 Task<Result<Usage>> RemoteDisk::usage() {
@@ -585,25 +651,17 @@ Task<Result<Usage>> RemoteDisk::usage() {
   const Answer answer = co_await state_->call(std::move(request));
   if (answer.reply.error) co_return error_of<Usage>(answer);
   const auto segment_max = wire::decode_segment_max(answer.payload);
-  if (!segment_max) co_return fail(Errc::corrupt, absl::StrCat("answer of ", state_->address));
+  if (!segment_max) co_return fail(state_->unreadable());
   const Usage usage{answer.reply.first, answer.reply.second, *segment_max};
   co_return usage;
 }
 
 Task<Result<Register>> RemoteDisk::read_register(std::string_view name) {
-  struct Read {
-    static Task<Result<Register>> one(State* state, Request request) {
-      Answer answer = co_await state->call(std::move(request));
-      if (answer.reply.error) co_return error_of<Register>(answer);
-      Register content{answer.reply.first, std::move(answer.payload)};
-      co_return content;
-    }
-  };
   CHECK(name.size() <= wire::register_name_max);
   Request request;
   request.operation = Operation::read_register;
   request.name = std::string(name);
-  return Read::one(state_.get(), std::move(request));
+  return state_->read_register(std::move(request));
 }
 
 Task<Result<std::uint64_t>> RemoteDisk::write_register(std::string_view name,
@@ -616,6 +674,67 @@ Task<Result<std::uint64_t>> RemoteDisk::write_register(std::string_view name,
   request.lease = lease;
   request.name = std::string(name);
   return state_->update_register(std::move(request), SharedBytes(std::move(value)));
+}
+
+Task<Result<SnapshotId>> RemoteDisk::create_snapshot(std::string name, WallTime created,
+                                                     LeaseNumber lease) {
+  Request request;
+  request.operation = Operation::create_snapshot;
+  request.name = std::move(name);
+  request.length = static_cast<std::uint64_t>(created);
+  request.lease = lease;
+  CHECK(request.name.size() <= wire::register_name_max);
+  return state_->create_snapshot(std::move(request));
+}
+
+Task<Status> RemoteDisk::delete_snapshot(SnapshotId id, LeaseNumber lease) {
+  Request request;
+  request.operation = Operation::delete_snapshot;
+  request.snapshot = id;
+  request.lease = lease;
+  return state_->delete_snapshot(std::move(request));
+}
+
+Task<Result<std::vector<Snapshot>>> RemoteDisk::list_snapshots() {
+  return state_->list_snapshots();
+}
+
+Task<Result<Bytes>> RemoteDisk::read_snapshot(SnapshotId id, Address from, std::uint64_t length) {
+  CHECK(length > 0 && length <= transfer_max);
+  Request request;
+  request.operation = Operation::read_snapshot;
+  request.snapshot = id;
+  request.address = from;
+  request.length = length;
+  return state_->read(std::move(request));
+}
+
+Task<Result<std::optional<Extent>>> RemoteDisk::next_snapshot_extent(SnapshotId id, Segment segment,
+                                                                     std::uint64_t from) {
+  Request request;
+  request.operation = Operation::next_snapshot_extent;
+  request.snapshot = id;
+  request.address = Address{segment, from};
+  return state_->next_extent(std::move(request));
+}
+
+Task<Result<std::vector<Segment>>> RemoteDisk::list_snapshot_segments(SnapshotId id, Segment first,
+                                                                      std::size_t limit) {
+  Request request;
+  request.operation = Operation::list_snapshot_segments;
+  request.snapshot = id;
+  request.address.segment = first;
+  request.length = limit;
+  return state_->list_segments(std::move(request));
+}
+
+Task<Result<Register>> RemoteDisk::read_snapshot_register(SnapshotId id, std::string name) {
+  CHECK(name.size() <= wire::register_name_max);
+  Request request;
+  request.operation = Operation::read_snapshot_register;
+  request.snapshot = id;
+  request.name = std::move(name);
+  return state_->read_register(std::move(request));
 }
 
 Task<Status> RemoteDisk::admit(LeaseNumber lease) {

@@ -76,6 +76,16 @@ class RemoteDisk final : public VirtualDisk {
   Task<Result<Register>> read_register(std::string_view name) override;
   Task<Result<std::uint64_t>> write_register(std::string_view name, std::uint64_t expected,
                                              Bytes value, LeaseNumber lease) override;
+  Task<Result<SnapshotId>> create_snapshot(std::string name, WallTime created,
+                                           LeaseNumber lease) override;
+  Task<Status> delete_snapshot(SnapshotId id, LeaseNumber lease) override;
+  Task<Result<std::vector<Snapshot>>> list_snapshots() override;
+  Task<Result<Bytes>> read_snapshot(SnapshotId id, Address from, std::uint64_t length) override;
+  Task<Result<std::optional<Extent>>> next_snapshot_extent(SnapshotId id, Segment segment,
+                                                           std::uint64_t from) override;
+  Task<Result<std::vector<Segment>>> list_snapshot_segments(SnapshotId id, Segment first,
+                                                            std::size_t limit) override;
+  Task<Result<Register>> read_snapshot_register(SnapshotId id, std::string name) override;
   Task<Status> admit(LeaseNumber lease) override;
   Task<Status> fence(LeaseNumber lease) override;
 

@@ -10,7 +10,7 @@ namespace {
 constexpr std::size_t error_text_max = 1024;
 
 // What errors are called on the wire; 0 is success. Others are reported as `io`.
-constexpr std::array<std::pair<Errc, std::uint8_t>, 12> error_codes{{
+constexpr std::array<std::pair<Errc, std::uint8_t>, 15> error_codes{{
     {Errc::io, 1},
     {Errc::no_space, 2},
     {Errc::fenced, 3},
@@ -23,6 +23,9 @@ constexpr std::array<std::pair<Errc, std::uint8_t>, 12> error_codes{{
     {Errc::not_supported, 10},
     {Errc::not_permitted, 11},
     {Errc::read_only, 12},
+    {Errc::exist, 13},
+    {Errc::stale, 14},
+    {Errc::in_use, 15},
 }};
 
 std::uint8_t code_of(Errc errc) {
@@ -73,7 +76,7 @@ Bytes encode(const Opened& message) {
 }
 
 Bytes encode(const Request& message) {
-  Writer writer(80 + message.name.size());
+  Writer writer(88 + message.name.size());
   writer.put(MessageType::request);
   put(writer, message.session);
   writer.put(message.number);
@@ -84,6 +87,7 @@ Bytes encode(const Request& message) {
   writer.put(message.length);
   writer.put(message.lease);
   writer.put(message.durability);
+  writer.put(message.snapshot);
   writer.put_text(message.name);
   return writer.take();
 }
@@ -147,10 +151,12 @@ std::optional<Request> decode_request(ByteView message, ByteView* payload) {
   request.length = reader.get<std::uint64_t>();
   request.lease = reader.get<LeaseNumber>();
   request.durability = reader.get<Durability>();
+  request.snapshot = reader.get<SnapshotId>();
   request.name = reader.get_text();
   *payload = reader.get_raw(reader.left());
   if (!reader.ok() || request.number == 0 || request.answered_below > request.number ||
-      request.operation < Operation::read || request.operation > Operation::allocated ||
+      request.operation < Operation::read ||
+      request.operation > Operation::read_snapshot_register ||
       request.durability > Durability::logged || request.name.size() > register_name_max) {
     return std::nullopt;
   }
@@ -208,6 +214,32 @@ std::optional<std::vector<Segment>> decode_segments(ByteView bytes) {
   segments.reserve(bytes.size() / 8);
   while (reader.left() > 0) segments.push_back(reader.get<Segment>());
   return segments;
+}
+
+Bytes encode_snapshots(const std::vector<Snapshot>& snapshots) {
+  Writer writer;
+  for (const Snapshot& snapshot : snapshots) {
+    writer.put(snapshot.id);
+    writer.put(snapshot.created);
+    writer.put(snapshot.bytes);
+    writer.put_text(snapshot.name);
+  }
+  return writer.take();
+}
+
+std::optional<std::vector<Snapshot>> decode_snapshots(ByteView bytes) {
+  Reader reader(bytes);
+  std::vector<Snapshot> snapshots;
+  while (reader.left() > 0) {
+    Snapshot snapshot;
+    snapshot.id = reader.get<SnapshotId>();
+    snapshot.created = reader.get<WallTime>();
+    snapshot.bytes = reader.get<std::uint64_t>();
+    snapshot.name = reader.get_text();
+    snapshots.push_back(std::move(snapshot));
+  }
+  if (!reader.finished()) return std::nullopt;
+  return snapshots;
 }
 
 }  // namespace plumeria::disk::wire

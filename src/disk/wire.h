@@ -45,6 +45,13 @@ enum class Operation : std::uint8_t {
   admit = 11,
   fence = 12,
   allocated = 13,
+  create_snapshot = 14,
+  delete_snapshot = 15,
+  list_snapshots = 16,
+  read_snapshot = 17,
+  next_snapshot_extent = 18,
+  list_snapshot_segments = 19,
+  read_snapshot_register = 20,
 };
 
 constexpr std::size_t register_name_max = 256;
@@ -71,17 +78,20 @@ struct Request {
   std::uint64_t answered_below = 0;  // the client has the answers of all lower numbers
   Operation operation{};
   Address address;
-  std::uint64_t length = 0;  // or the limit of list_segments, or the expected register version
+  // Or the limit of a list of segments, the expected version of a register, the time of a snapshot.
+  std::uint64_t length = 0;
   LeaseNumber lease{};
   Durability durability{};
-  std::string name;  // of a register
+  SnapshotId snapshot{};
+  std::string name;  // of a register or a new snapshot
 };
 struct Reply {
   SessionId session;
   std::uint64_t number = 0;
   std::optional<Error> error;
   // usage: total, available, and the length of the longest segment in 8 bytes of payload;
-  // next_extent: offset, length (0: none); allocated: bytes; registers: version, 0.
+  // next extents: offset, length (0: none); allocated: bytes; registers: version, 0; a new
+  // snapshot: its id, 0.
   std::uint64_t first = 0, second = 0;
 };
 struct NoSession {
@@ -107,5 +117,8 @@ std::optional<std::uint64_t> decode_segment_max(ByteView payload);
 
 Bytes encode_segments(const std::vector<Segment>& segments);
 std::optional<std::vector<Segment>> decode_segments(ByteView bytes);
+
+Bytes encode_snapshots(const std::vector<Snapshot>& snapshots);
+std::optional<std::vector<Snapshot>> decode_snapshots(ByteView bytes);
 
 }  // namespace plumeria::disk::wire

@@ -51,6 +51,7 @@ Answer answer_with(const Status& status) {
 bool makes_sense(const Request& request, std::size_t payload) {
   switch (request.operation) {
     case Operation::read:
+    case Operation::read_snapshot:
       return request.length > 0 && request.length <= disk::transfer_max && payload == 0;
     case Operation::write:
       return payload > 0 && payload <= disk::transfer_max;
@@ -64,7 +65,28 @@ bool makes_sense(const Request& request, std::size_t payload) {
 }
 
 std::uint64_t memory_needed(const Request& request, std::size_t payload) {
-  return 1024 + payload + (request.operation == Operation::read ? request.length : 0);
+  const bool is_read =
+      request.operation == Operation::read || request.operation == Operation::read_snapshot;
+  return 1024 + payload + (is_read ? request.length : 0);
+}
+
+bool looks_at_snapshots(Operation operation) {
+  return operation == Operation::list_snapshots || operation >= Operation::read_snapshot;
+}
+static_assert(Operation::read_snapshot_register > Operation::read_snapshot);
+
+void put_bytes(Answer& answer, Bytes&& data) { answer.payload = SharedBytes(std::move(data)); }
+void put_extent(Answer& answer, std::optional<disk::Extent> found) {
+  if (!found) return;
+  answer.reply.first = found->offset;
+  answer.reply.second = found->length;
+}
+void put_segments(Answer& answer, const std::vector<disk::Segment>& found) {
+  answer.payload = SharedBytes(disk::wire::encode_segments(found));
+}
+void put_register(Answer& answer, disk::Register&& found) {
+  answer.reply.first = found.version;
+  answer.payload = SharedBytes(std::move(found.value));
 }
 
 }  // namespace
@@ -89,6 +111,7 @@ struct DiskServer::State {
   void disconnected(PeerId peer);
   Task<void> execute(Request request, SharedBytes payload);
   Task<Answer> perform(Request request, SharedBytes payload);
+  Task<Answer> perform_on_snapshot(Request request);
   void send_answer(const Client& client, Bytes head, SharedBytes payload);
   void drop_idle();
   void make_room();
@@ -223,7 +246,8 @@ Task<void> DiskServer::State::execute(Request request, SharedBytes payload) {
   Client& client = clients.at(session);  // It is not dropped while something is under way.
   Bytes head = encode(answer.reply);
   // Answers with data are not kept: to read again is harmless.
-  if (operation == Operation::read || !answer.payload.empty()) {
+  if (operation == Operation::read || operation == Operation::read_snapshot ||
+      !answer.payload.empty()) {
     client.session.forget(number);
   } else {
     client.session.answered(number, head);
@@ -240,13 +264,17 @@ void DiskServer::State::send_answer(const Client& client, Bytes head, SharedByte
 }
 
 Task<Answer> DiskServer::State::perform(Request request, SharedBytes payload) {
+  if (options.snapshots_only && !looks_at_snapshots(request.operation)) {
+    co_return error_answer(Error{Errc::not_permitted, "only snapshots are shared here"});
+  }
+  if (request.operation >= Operation::create_snapshot) {
+    co_return co_await perform_on_snapshot(std::move(request));
+  }
   switch (request.operation) {
     case Operation::read: {
       Result<Bytes> bytes = co_await disk.read(request.address, request.length);
       counters.bytes_read += request.length;
-      co_return answer_with(std::move(bytes), [](Answer& answer, Bytes&& data) {
-        answer.payload = SharedBytes(std::move(data));
-      });
+      co_return answer_with(std::move(bytes), put_bytes);
     }
     case Operation::write: {
       counters.bytes_written += payload.size();
@@ -271,12 +299,7 @@ Task<Answer> DiskServer::State::perform(Request request, SharedBytes payload) {
     case Operation::next_extent: {
       Result<std::optional<disk::Extent>> extent =
           co_await disk.next_extent(request.address.segment, request.address.offset);
-      co_return answer_with(std::move(extent),
-                            [](Answer& answer, std::optional<disk::Extent> found) {
-                              if (!found) return;
-                              answer.reply.first = found->offset;
-                              answer.reply.second = found->length;
-                            });
+      co_return answer_with(std::move(extent), put_extent);
     }
     case Operation::allocated: {
       Result<std::uint64_t> bytes = co_await disk.allocated(request.address.segment);
@@ -288,10 +311,7 @@ Task<Answer> DiskServer::State::perform(Request request, SharedBytes payload) {
       const auto limit = std::min(request.length, disk::wire::segments_listed_max);
       Result<std::vector<disk::Segment>> segments =
           co_await disk.list_segments(request.address.segment, limit);
-      co_return answer_with(std::move(segments),
-                            [](Answer& answer, const std::vector<disk::Segment>& found) {
-                              answer.payload = SharedBytes(disk::wire::encode_segments(found));
-                            });
+      co_return answer_with(std::move(segments), put_segments);
     }
     case Operation::usage: {
       Result<disk::Usage> usage = co_await disk.usage();
@@ -303,10 +323,7 @@ Task<Answer> DiskServer::State::perform(Request request, SharedBytes payload) {
     }
     case Operation::read_register: {
       Result<disk::Register> content = co_await disk.read_register(request.name);
-      co_return answer_with(std::move(content), [](Answer& answer, disk::Register&& found) {
-        answer.reply.first = found.version;
-        answer.payload = SharedBytes(std::move(found.value));
-      });
+      co_return answer_with(std::move(content), put_register);
     }
     case Operation::write_register: {
       Bytes value = to_bytes(payload.view());
@@ -326,6 +343,57 @@ Task<Answer> DiskServer::State::perform(Request request, SharedBytes payload) {
       const Status done = co_await change;
       co_return answer_with(done);
     }
+    default:
+      break;
+  }
+  co_return error_answer(Error{Errc::invalid, {}});
+}
+
+Task<Answer> DiskServer::State::perform_on_snapshot(Request request) {
+  switch (request.operation) {
+    case Operation::create_snapshot: {
+      const WallTime created{static_cast<std::int64_t>(request.length)};
+      Result<disk::SnapshotId> made =
+          co_await disk.create_snapshot(std::move(request.name), created, request.lease);
+      co_return answer_with(std::move(made), [](Answer& answer, disk::SnapshotId id) {
+        answer.reply.first = raw(id);
+      });
+    }
+    case Operation::delete_snapshot: {
+      const Status done = co_await disk.delete_snapshot(request.snapshot, request.lease);
+      co_return answer_with(done);
+    }
+    case Operation::list_snapshots: {
+      Result<std::vector<disk::Snapshot>> all = co_await disk.list_snapshots();
+      co_return answer_with(std::move(all),
+                            [](Answer& answer, const std::vector<disk::Snapshot>& found) {
+                              answer.payload = SharedBytes(disk::wire::encode_snapshots(found));
+                            });
+    }
+    case Operation::read_snapshot: {
+      Result<Bytes> bytes =
+          co_await disk.read_snapshot(request.snapshot, request.address, request.length);
+      counters.bytes_read += request.length;
+      co_return answer_with(std::move(bytes), put_bytes);
+    }
+    case Operation::next_snapshot_extent: {
+      Result<std::optional<disk::Extent>> extent = co_await disk.next_snapshot_extent(
+          request.snapshot, request.address.segment, request.address.offset);
+      co_return answer_with(std::move(extent), put_extent);
+    }
+    case Operation::list_snapshot_segments: {
+      const auto limit = std::min(request.length, disk::wire::segments_listed_max);
+      Result<std::vector<disk::Segment>> segments =
+          co_await disk.list_snapshot_segments(request.snapshot, request.address.segment, limit);
+      co_return answer_with(std::move(segments), put_segments);
+    }
+    case Operation::read_snapshot_register: {
+      Result<disk::Register> content =
+          co_await disk.read_snapshot_register(request.snapshot, std::move(request.name));
+      co_return answer_with(std::move(content), put_register);
+    }
+    default:
+      break;
   }
   co_return error_answer(Error{Errc::invalid, {}});
 }

@@ -22,6 +22,7 @@ namespace plumeria::diskd {
 
 struct DiskServerOptions {
   bool allow_lease_control = false;      // admit and fence for clients; else Errc::not_permitted
+  bool snapshots_only = false;           // else than looking at snapshots: Errc::not_permitted
   std::size_t sessions_max = 4096;       // beyond, the one unused for longest is dropped
   std::size_t requests_max = 1u << 14;   // per session: under way, and answers remembered
   std::uint64_t bytes_max = 256u << 20;  // per session: memory of requests under way

@@ -263,24 +263,12 @@ class MemoryDisk final : public disk::VirtualDisk {
   Task<Result<std::optional<disk::Extent>>> next_extent(disk::Segment segment,
                                                         std::uint64_t from) override {
     co_await pause();
-    std::optional<disk::Extent> extent;
-    const auto found = current_.find(segment);
-    if (found == current_.end()) co_return extent;
-    const auto first = found->second.lower_bound(from / block);
-    if (first == found->second.end()) co_return extent;
-    const std::uint64_t begin = std::max(from, first->first * block);
-    extent = disk::Extent{begin, (first->first + 1) * block - begin};
-    co_return extent;
+    co_return extent_of(current_, segment, from);
   }
   Task<Result<std::vector<disk::Segment>>> list_segments(disk::Segment first,
                                                          std::size_t limit) override {
     co_await pause();
-    std::vector<disk::Segment> segments;
-    for (auto it = current_.lower_bound(first); it != current_.end() && segments.size() < limit;
-         ++it) {
-      segments.push_back(it->first);
-    }
-    co_return segments;
+    co_return segments_of(current_, first, limit);
   }
   Task<Result<disk::Usage>> usage() override {
     co_await pause();
@@ -292,6 +280,59 @@ class MemoryDisk final : public disk::VirtualDisk {
   Task<Result<std::uint64_t>> write_register(std::string_view name, std::uint64_t expected,
                                              Bytes value, disk::LeaseNumber lease) override {
     return write_register_named(std::string(name), expected, std::move(value), lease);
+  }
+  Task<Result<disk::SnapshotId>> create_snapshot(std::string name, WallTime created,
+                                                 disk::LeaseNumber lease) override {
+    CO_TRY_STATUS(disk::check_snapshot_name(name));
+    CO_TRY_STATUS(admission_.check(lease));
+    const Guard guard(*this, lease);
+    co_await pause();
+    for (const auto& [id, other] : snapshots_) {
+      if (other.about.name == name) co_return fail(Errc::exist, name);
+    }
+    const disk::SnapshotId id{++last_snapshot_};
+    snapshots_[id] = Kept{{id, name, created, 0}, current_, registers_};
+    durable_ = current_;
+    co_return id;
+  }
+  Task<Status> delete_snapshot(disk::SnapshotId id, disk::LeaseNumber lease) override {
+    CO_TRY_STATUS(admission_.check(lease));
+    const Guard guard(*this, lease);
+    co_await pause();
+    if (snapshots_.erase(id) == 0) co_return fail(Errc::stale);
+    co_return Status();
+  }
+  Task<Result<std::vector<disk::Snapshot>>> list_snapshots() override {
+    co_await pause();
+    std::vector<disk::Snapshot> all;
+    for (const auto& [id, snapshot] : snapshots_) all.push_back(snapshot.about);
+    co_return all;
+  }
+  Task<Result<Bytes>> read_snapshot(disk::SnapshotId id, disk::Address from,
+                                    std::uint64_t length) override {
+    co_await pause();
+    if (!snapshots_.contains(id)) co_return fail(Errc::stale);
+    co_return extract(snapshots_[id].image, from, length);
+  }
+  Task<Result<std::optional<disk::Extent>>> next_snapshot_extent(disk::SnapshotId id,
+                                                                 disk::Segment segment,
+                                                                 std::uint64_t from) override {
+    co_await pause();
+    if (!snapshots_.contains(id)) co_return fail(Errc::stale);
+    co_return extent_of(snapshots_[id].image, segment, from);
+  }
+  Task<Result<std::vector<disk::Segment>>> list_snapshot_segments(disk::SnapshotId id,
+                                                                  disk::Segment first,
+                                                                  std::size_t limit) override {
+    co_await pause();
+    if (!snapshots_.contains(id)) co_return fail(Errc::stale);
+    co_return segments_of(snapshots_[id].image, first, limit);
+  }
+  Task<Result<disk::Register>> read_snapshot_register(disk::SnapshotId id,
+                                                      std::string name) override {
+    co_await pause();
+    if (!snapshots_.contains(id)) co_return fail(Errc::stale);
+    co_return snapshots_[id].registers[name];
   }
   Task<Status> admit(disk::LeaseNumber lease) override {
     co_await pause();
@@ -336,6 +377,23 @@ class MemoryDisk final : public disk::VirtualDisk {
       done += part;
     }
   }
+  static std::optional<disk::Extent> extent_of(const Image& image, disk::Segment segment,
+                                               std::uint64_t from) {
+    const auto found = image.find(segment);
+    if (found == image.end()) return std::nullopt;
+    const auto first = found->second.lower_bound(from / block);
+    if (first == found->second.end()) return std::nullopt;
+    const std::uint64_t begin = std::max(from, first->first * block);
+    return disk::Extent{begin, (first->first + 1) * block - begin};
+  }
+  static std::vector<disk::Segment> segments_of(const Image& image, disk::Segment first,
+                                                std::size_t limit) {
+    std::vector<disk::Segment> segments;
+    for (auto it = image.lower_bound(first); it != image.end() && segments.size() < limit; ++it) {
+      segments.push_back(it->first);
+    }
+    return segments;
+  }
   static Bytes extract(const Image& image, disk::Address from, std::uint64_t length) {
     Bytes result(length);
     const auto segment = image.find(from.segment);
@@ -370,6 +428,13 @@ class MemoryDisk final : public disk::VirtualDisk {
   Image current_, durable_;
   disk::Admission admission_;
   std::map<std::string, disk::Register> registers_;
+  struct Kept {
+    disk::Snapshot about;
+    Image image;
+    std::map<std::string, disk::Register> registers;
+  };
+  std::map<disk::SnapshotId, Kept> snapshots_;
+  std::uint64_t last_snapshot_ = 0;
   std::multiset<disk::LeaseNumber> under_way_;
   std::uint64_t writes_ = 0;
   std::optional<Error> flush_error_;

@@ -41,6 +41,12 @@ inline LockName open_lock(InodeNumber n) { return {LockClass::open, raw(n)}; }
 inline LockName piece_lock(std::uint64_t n) { return {LockClass::piece, n}; }
 inline LockName slot_lock(std::uint32_t n) { return {LockClass::slot, n}; }
 constexpr LockName rename_lock{LockClass::rename, 0};
+// Held shared by every operation that changes what others may see, exclusively for the moment in
+// which a snapshot is made (docs/protocol.md, "Snapshots").
+constexpr LockName barrier_lock{LockClass::snapshot, 0};
+// Held shared by every mount. Who is about to take the barrier takes it first: whoever gives it up
+// writes everything back while work goes on.
+constexpr LockName preparation_lock{LockClass::snapshot, 1};
 
 // What one operation may need in the log: the blocks of a directory's path, split, and a few more.
 constexpr std::uint64_t operation_log_bytes = 64u << 10;

@@ -13,6 +13,13 @@ namespace {
 
 // How many files' data go to the disk side by side in the background: their flushes are shared.
 constexpr std::size_t commits_in_flight = 32;
+// Before the barrier of a snapshot is taken: all at once, and again until little is left.
+constexpr std::size_t commits_before_barrier = 512;
+constexpr int preparations_max = 8;
+constexpr Duration preparation_is_short = 20ms;
+// From then on, this long, only so much may be dirty as is written within the pause.
+constexpr Duration careful_for = 2s;
+constexpr std::uint64_t dirty_data_careful = 8u << 20;
 
 }  // namespace
 
@@ -48,6 +55,7 @@ Task<Status> FileSystem::start() {
   tasks_.spawn(orphans_.run());
   tasks_.spawn(background());
   tasks_.spawn(trimmer());
+  tasks_.spawn(fetch(preparation_lock));
   co_return Status();
 }
 
@@ -114,7 +122,7 @@ Task<void> FileSystem::background() {
     do {
       co_await wake_.next();
     } while (!stopping_ && core_.world.clock.now() < next &&
-             core_.dirty_bytes <= options_.dirty_data_max / 2);
+             core_.dirty_bytes <= dirty_data_max() / 2);
     core_.world.executor.cancel(timer);
   }
 }
@@ -123,7 +131,7 @@ Task<void> FileSystem::background() {
 // dirty, the oldest that became dirty before `begun`. False if none is.
 Task<bool> FileSystem::commit_oldest(TimePoint begun) {
   const auto is_due = [&](const Core::DirtySince& entry) {
-    if (core_.dirty_bytes > options_.dirty_data_max / 2) return entry.since < begun;
+    if (core_.dirty_bytes > dirty_data_max() / 2) return entry.since < begun;
     return entry.since <= begun - options_.write_back_interval;
   };
   std::vector<Task<Status>> commits;
@@ -180,13 +188,98 @@ Task<Status> FileSystem::commit_or_lose(InodeNumber inode) {
   co_return Status();
 }
 
-// What every operation on names does first: waits until there is room in the cache and in the log.
-Task<Result<wal::Reservation>> FileSystem::begin_change() {
+// What every operation on names does first: waits until there is room in the cache and in the log,
+// and until no snapshot is being made. The last of these is the barrier, so that nobody who has it
+// waits for room.
+Task<Result<FileSystem::Change>> FileSystem::begin_change() {
   while (!is_lost_ && core_.cache.pressure() >= 1.0) {
     wake_trimmer_.notify_all();
     co_await clean_.next();
   }
-  co_return co_await core_.log.reserve(operation_log_bytes);
+  CO_TRY(wal::Reservation room, co_await core_.log.reserve(operation_log_bytes));
+  Change change{std::move(room), {}};
+  if (auto pin = core_.clerk.try_local(barrier_lock, Mode::shared)) {
+    change.barrier = std::move(*pin);
+    co_return change;
+  }
+  CO_TRY(change.barrier, co_await core_.clerk.acquire(barrier_lock, Mode::shared));
+  co_return change;
+}
+
+// Under a revoke nobody waits for the barrier: whoever takes it may wait for one who waits for that
+// revoke. What such requests bring (pages that mappings have changed, and what blocks them) may
+// therefore be in a snapshot or not, as it may be found after a crash or not. The others are sent
+// back when the revoke of their inode begins, since it may wait for them.
+Task<Result<Pin>> FileSystem::hold_barrier(InodeNumber inode, Access access) {
+  if (access == Access::under_revoke) co_return Pin();
+  for (;;) {
+    if (auto pin = core_.clerk.try_local(barrier_lock, Mode::shared)) co_return std::move(*pin);
+    if (is_lost_) co_return fail(Errc::lost);
+    if (core_.clerk.revoking(inode_lock(inode))) {
+      rarely<"fs: a request is sent back while a snapshot is made">();
+      co_return fail(Errc::again);
+    }
+    if (!std::exchange(fetching_barrier_, true)) tasks_.spawn(fetch(barrier_lock));
+    co_await sleep_for(core_.world, 1ms);
+  }
+}
+
+// Locks are kept until somebody else wants them.
+Task<void> FileSystem::fetch(LockName name) {
+  (void)co_await core_.clerk.acquire(name, Mode::shared);
+  if (name == barrier_lock) fetching_barrier_ = false;
+}
+
+std::uint64_t FileSystem::dirty_data_max() const {
+  if (core_.world.clock.now() >= careful_until_) return options_.dirty_data_max;
+  return std::min(options_.dirty_data_max, dirty_data_careful);
+}
+
+// All that is dirty now is in the log or on the disk, and durable, when this returns.
+Task<Status> FileSystem::commit_all_dirty() {
+  std::vector<InodeNumber> dirty;
+  for (const auto& [inode, file] : core_.files) {
+    if (file->is_dirty()) dirty.push_back(inode);
+  }
+  for (auto next = dirty.begin(); next != dirty.end();) {
+    std::vector<Task<Status>> commits;
+    for (; next != dirty.end() && commits.size() < commits_before_barrier; ++next) {
+      commits.push_back(commit_dirty(*next));
+    }
+    const auto results = co_await gather(core_.world.executor, std::move(commits));
+    clean_.notify_all();
+    for (const Status& result : results) {
+      if (!result) co_return result;
+    }
+  }
+  co_return co_await core_.log.sync_all();
+}
+
+Task<Status> FileSystem::commit_dirty(InodeNumber inode) {
+  for (;;) {
+    const FileState* file = core_.find_file(inode);
+    if (file == nullptr || !file->is_dirty()) co_return Status();
+    auto pin = co_await core_.clerk.acquire_unless_revoked(inode_lock(inode), Mode::exclusive);
+    if (pin) {
+      CO_TRY_STATUS(co_await commit_or_lose(inode));
+      core_.forget_if_idle(inode);
+      co_return Status();
+    }
+    if (pin.error().code != Errc::again) co_return fail(std::move(pin).error());
+    co_await sleep_for(core_.world, 1ms);  // It is committed as its lock goes.
+  }
+}
+
+// Work goes on, so something is always left; the barrier waits for that alone.
+Task<Status> FileSystem::prepare_for_snapshot() {
+  careful_until_ = core_.world.clock.now() + careful_for;
+  for (int round = 0; round < preparations_max; ++round) {
+    const TimePoint begun = core_.world.clock.now();
+    CO_TRY_STATUS(co_await commit_all_dirty());
+    if (core_.world.clock.now() - begun < preparation_is_short) break;
+  }
+  careful_until_ = core_.world.clock.now() + careful_for;
+  co_return Status();
 }
 
 // Keeps the log and the cache from filling up: writes blocks to their places and trims.
@@ -245,6 +338,10 @@ Task<void> FileSystem::give_up(LockName name, Mode keep) {
     Status status;
     if (name.lock_class == LockClass::inode) {
       status = co_await write_back_inode(InodeNumber{name.number}, keep);
+    } else if (name == preparation_lock) {
+      status = co_await prepare_for_snapshot();
+    } else if (name == barrier_lock) {
+      status = co_await commit_all_dirty();
     } else {
       status = co_await core_.cache.write_back(name);
     }
@@ -256,6 +353,9 @@ Task<void> FileSystem::give_up(LockName name, Mode keep) {
     if (is_lost_) co_return;
   }
   if (name.lock_class == LockClass::piece) allocator_.given_up(name.number);
+  // For the next snapshot: it comes back when this one is made.
+  if (name == preparation_lock && !stopping_) tasks_.spawn(fetch(preparation_lock));
+  if (name == barrier_lock) careful_until_ = TimePoint{};
   if (keep == Mode::none) core_.cache.drop(name);
 }
 

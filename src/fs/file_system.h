@@ -190,7 +190,18 @@ class FileSystem : public Operations {
   Task<Status> commit_everything();
   Task<Status> commit_or_lose(InodeNumber inode);
   Task<Status> write_back_inode(InodeNumber inode, Mode keep);
-  Task<Result<wal::Reservation>> begin_change();
+  // Room in the log, under the barrier of snapshots.
+  struct Change : wal::Reservation {
+    Pin barrier;
+  };
+  Task<Result<Change>> begin_change();
+  // The barrier for an operation that a revoke may have to wait for, like hold_data().
+  Task<Result<Pin>> hold_barrier(InodeNumber inode, Access access);
+  Task<void> fetch(LockName name);
+  Task<Status> commit_all_dirty();
+  Task<Status> commit_dirty(InodeNumber inode);
+  Task<Status> prepare_for_snapshot();
+  std::uint64_t dirty_data_max() const;
   Task<void> background();
   Task<bool> commit_oldest(TimePoint begun);
   Task<void> trimmer();
@@ -259,6 +270,8 @@ class FileSystem : public Operations {
   absl::flat_hash_set<InodeNumber> writing_back_;  // while their locks are given up
   Event under_revoke_changed_;                     // one of these two
   absl::flat_hash_set<InodeNumber> lost_unsaid_;   // lost changes of inodes without handles
+  bool fetching_barrier_ = false;
+  TimePoint careful_until_{};  // a snapshot is about to be made
   bool stopping_ = false, is_lost_ = false;
   TaskScope tasks_;
 };

@@ -172,13 +172,16 @@ Task<Result<Covered<Attributes>>> FileSystem::setattr(InodeNumber inode, Changes
   CO_TRY_STATUS(check_lost(inode));
   if (changes.size && *changes.size > file_size_max) co_return fail(Errc::file_too_big);
   Covered<Attributes> reply;
+  Pin barrier;
   DataHold hold;
   if (changes.size) {
+    CO_TRY(barrier, co_await hold_barrier(inode, access));
     auto held = co_await hold_data(inode, Mode::exclusive, access);
     if (!held) co_return fail(std::move(held).error());
     hold.pin = std::move(held->pin);
     if (held->under_revoke) hold.under_revoke.emplace(*std::move(held->under_revoke));
   } else {
+    CO_TRY(barrier, co_await core_.clerk.acquire(barrier_lock, Mode::shared));
     auto pin = co_await core_.clerk.acquire(inode_lock(inode), Mode::exclusive);
     if (!pin) co_return fail(std::move(pin).error());
     hold.pin = std::move(*pin);
@@ -283,11 +286,12 @@ Task<Result<WriteReply>> FileSystem::write_as(WriteKind kind, InodeNumber inode,
   if (access == Access::normal) {
     has_space = co_await take_space(data.size());
     if (!has_space && has_space.error().code != Errc::no_space) co_return fail(has_space.error());
-    while (core_.dirty_bytes > options_.dirty_data_max && !is_lost_) {
+    while (core_.dirty_bytes > dirty_data_max() && !is_lost_) {
       wake_.notify_all();
       co_await clean_.next();
     }
   }
+  CO_TRY(const Pin barrier, co_await hold_barrier(inode, access));
   auto hold = co_await hold_data(inode, Mode::exclusive, access);
   if (!hold) co_return fail(std::move(hold).error());
   auto block = co_await load_named(inode);
@@ -304,10 +308,14 @@ Task<Result<WriteReply>> FileSystem::write_as(WriteKind kind, InodeNumber inode,
   if (reply.offset > longest || data.size() > longest - reply.offset) {
     co_return fail(Errc::file_too_big);
   }
-  // What was reserved, or is written over, needs none.
+  // What was reserved, or is written over, needs none, if no snapshot needs what is there.
   const std::uint64_t last = reply.offset + data.size();
-  if (!has_space && (view.data_segment() == 0 || view.segment_bytes() < std::max(last, end))) {
-    co_return fail(has_space.error());
+  if (!has_space) {
+    const auto snapshots = co_await core_.disk.list_snapshots();
+    if (view.data_segment() == 0 || view.segment_bytes() < std::max(last, end) ||
+        (snapshots && !snapshots->empty())) {
+      co_return fail(has_space.error());
+    }
   }
   reply.written = data.size();
   const bool was_dirty = core_.find_file(inode) != nullptr && core_.find_file(inode)->is_dirty();
@@ -328,10 +336,11 @@ Task<Status> FileSystem::fallocate(InodeNumber inode, std::uint64_t offset, std:
   if (length == 0) co_return fail(Errc::invalid);
   const bool reserves = (mode & punch) == 0;
   if (reserves) CO_TRY_STATUS(co_await take_space(length));
-  while (access == Access::normal && core_.dirty_bytes > options_.dirty_data_max && !is_lost_) {
+  while (access == Access::normal && core_.dirty_bytes > dirty_data_max() && !is_lost_) {
     wake_.notify_all();
     co_await clean_.next();
   }
+  CO_TRY(const Pin barrier, co_await hold_barrier(inode, access));
   auto hold = co_await hold_data(inode, Mode::exclusive, access);
   if (!hold) co_return fail(std::move(hold).error());
   CO_TRY(const BlockRef block, co_await load_named(inode));

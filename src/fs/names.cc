@@ -328,6 +328,10 @@ Task<Result<Operations::CreateReply>> FileSystem::create(InodeNumber parent, std
       co_return fail(std::move(made).error());
     }
     // Another mount was faster: open what is there.
+    Pin barrier;
+    if ((flags & O_TRUNC) != 0) {
+      CO_TRY(barrier, co_await core_.clerk.acquire(barrier_lock, Mode::shared));
+    }
     auto existing = co_await pin_child(parent, name, Mode::exclusive);
     if (!existing) co_return fail(std::move(existing).error());
     if (!existing->child) continue;

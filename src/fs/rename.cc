@@ -45,6 +45,7 @@ Task<Status> FileSystem::rename(InodeNumber parent, std::string name, InodeNumbe
   request.name = std::move(name);
   request.new_name = std::move(new_name);
   request.flags = flags;
+  CO_TRY(const Pin barrier, co_await core_.clerk.acquire(barrier_lock, Mode::shared));
   for (;;) {
     auto peek = co_await peek_rename(request);
     if (!peek) co_return fail(std::move(peek).error());

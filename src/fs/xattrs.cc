@@ -87,7 +87,7 @@ Task<Result<std::vector<std::string>>> FileSystem::listxattr(InodeNumber inode) 
 
 Task<Status> FileSystem::change_xattrs(InodeNumber inode, XattrEdit edit) {
   CO_TRY_STATUS(check_lost(inode));
-  CO_TRY(wal::Reservation reservation, co_await begin_change());
+  CO_TRY(Change reservation, co_await begin_change());
   CO_TRY(const Pin pin, co_await core_.clerk.acquire(inode_lock(inode), Mode::exclusive));
   CO_TRY(const BlockRef block, co_await load_named(inode));
   CO_TRY(XattrBlock all, co_await load_xattrs(core_, block));

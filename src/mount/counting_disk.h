@@ -69,6 +69,16 @@ class CountingDisk : public disk::VirtualDisk {
                                              Bytes value, disk::LeaseNumber lease) override {
     return below_.write_register(name, expected, std::move(value), lease);
   }
+  Task<Result<disk::SnapshotId>> create_snapshot(std::string name, WallTime created,
+                                                 disk::LeaseNumber lease) override {
+    return below_.create_snapshot(std::move(name), created, lease);
+  }
+  Task<Status> delete_snapshot(disk::SnapshotId id, disk::LeaseNumber lease) override {
+    return counted(below_.delete_snapshot(id, lease), lease);
+  }
+  Task<Result<std::vector<disk::Snapshot>>> list_snapshots() override {
+    return below_.list_snapshots();
+  }
   Task<Status> admit(disk::LeaseNumber lease) override { return below_.admit(lease); }
   Task<Status> fence(disk::LeaseNumber lease) override { return below_.fence(lease); }
   void forget(disk::LeaseNumber lease) override { below_.forget(lease); }

@@ -64,6 +64,7 @@ struct Mount::State : clerk::RevokeHandler {
   bool serving = false;    // calls go to the session's file system
   bool rejoining = false;  // until the kernel has forgotten what it had from the lost lease
   bool stopping = false;
+  std::uint64_t snapshot_calls = 0;  // that use the session
   std::shared_ptr<bool> alive = std::make_shared<bool>(true);
   TaskScope tasks;
 
@@ -72,6 +73,7 @@ struct Mount::State : clerk::RevokeHandler {
   void fenced(lock::LeaseNumber lease);
   Task<void> rejoin();
   Task<void> forget_rest(bool forgot_all);
+  Task<void> until_no_snapshot_calls();
 
   bool knows_file_system() const { return session != nullptr && session->file_system != nullptr; }
   What what_to_drop(fs::InodeNumber inode, Mode keep) const;
@@ -206,6 +208,7 @@ void Mount::State::fenced(lock::LeaseNumber lease) {
 Task<void> Mount::State::rejoin() {
   (void)co_await kernel.drop_everything(world.clock.now() + drop_after_loss);
   co_await front.drained();
+  co_await until_no_snapshot_calls();
   const std::vector<fs::Handle> handles = session->file_system->handles();
   const std::vector<fs::InodeNumber> lost_files = session->file_system->lost_inodes();
   for (fs::InodeNumber inode : lost_files) {
@@ -286,6 +289,7 @@ Task<Status> Mount::stop() {
   state.stopping = true;
   state.front.end();
   co_await state.front.drained();
+  co_await state.until_no_snapshot_calls();
   // The attempt to join that is under way uses the session, and ends.
   while (state.rejoining && !state.serving && state.tasks.running() > 0) {
     co_await sleep_for(state.world, 1ms);
@@ -296,6 +300,30 @@ Task<Status> Mount::stop() {
   if (status) status = co_await session.log->finish();
   Status left = co_await session.clerk->leave();
   co_return status ? left : status;
+}
+
+Task<void> Mount::State::until_no_snapshot_calls() {
+  while (snapshot_calls > 0) co_await sleep_for(world, 1ms);
+}
+
+Task<Result<SnapshotMade>> Mount::create_snapshot(std::string name) {
+  State& state = *state_;
+  if (!state.serving || state.stopping) co_return fail(Errc::lost, "the lease of this mount");
+  ++state.snapshot_calls;
+  auto made =
+      co_await make_snapshot(state.world, *state.session->clerk, state.disk, std::move(name));
+  --state.snapshot_calls;
+  co_return made;
+}
+
+Task<Status> Mount::delete_snapshot(std::string name) {
+  State& state = *state_;
+  if (!state.serving || state.stopping) co_return fail(Errc::lost, "the lease of this mount");
+  ++state.snapshot_calls;
+  const Status removed =
+      co_await remove_snapshot(*state.session->clerk, state.disk, std::move(name));
+  --state.snapshot_calls;
+  co_return removed;
 }
 
 fs::Operations& Mount::operations() { return state_->front; }

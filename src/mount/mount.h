@@ -21,6 +21,7 @@
 #include "disk/disk.h"
 #include "fs/operations.h"
 #include "mount/kernel_cache.h"
+#include "mount/snapshot.h"
 #include "net/transport.h"
 #include "wal/log.h"
 
@@ -59,6 +60,11 @@ class Mount {
   // Writes everything back, marks the log empty, gives the lease up. No operation may be running.
   // What could not be written is an error.
   Task<Status> stop();
+
+  // Of the whole store, with what every mount has written when it is made. Errc::exist, invalid:
+  // the name; lost: with the lease it may have been made or not.
+  Task<Result<SnapshotMade>> create_snapshot(std::string name);
+  Task<Status> delete_snapshot(std::string name);  // Errc::no_entry
 
   fs::Operations& operations();
   MountStatus status() const;

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <limits>
 #include <set>
 #include <utility>
 #include <vector>
@@ -21,6 +20,7 @@
 #include "base/log.h"
 #include "base/number.h"
 #include "os/segment_files.h"
+#include "os/snapshot_files.h"
 #include "os/store_directory.h"
 
 namespace plumeria::os {
@@ -32,7 +32,13 @@ using disk::Segment;
 
 namespace {
 
-constexpr std::uint64_t no_end = std::numeric_limits<std::uint64_t>::max();
+// What snapshots need is copied in rounds of at most this.
+constexpr std::uint64_t kept_at_once_max = 32u << 20;
+constexpr std::uint64_t page = 4096;
+// Of the room that is set aside for copies of logs and metadata while there are snapshots.
+constexpr std::uint64_t kept_reserve_max = 512u << 20;
+// Who changes what follows the last change will go on: more is copied at once, up to this.
+constexpr std::uint64_t keep_ahead_max = 1u << 20;
 // Beyond this many files one syncfs() is cheaper than so many fdatasync()s.
 constexpr std::size_t files_synced_singly = 32;
 // Freeing more than this at once goes to the pool.
@@ -91,6 +97,20 @@ std::uint64_t longest_file(const std::string& folder) {
   return possible;
 }
 
+// Bytes that logs and metadata take: as much may have to be copied before they are written again.
+std::uint64_t space_of_regions(const std::string& store) {
+  std::uint64_t bytes = 0;
+  DIR* directory = ::opendir(segment_folder(store, regions_folder).c_str());
+  if (directory == nullptr) return 0;
+  while (const dirent* entry = ::readdir(directory)) {
+    struct stat status {};
+    if (::fstatat(dirfd(directory), entry->d_name, &status, 0) != 0) continue;
+    if (S_ISREG(status.st_mode)) bytes += static_cast<std::uint64_t>(status.st_blocks) * 512;
+  }
+  ::closedir(directory);
+  return bytes;
+}
+
 Result<std::vector<Segment>> scan_segments(const std::string& store) {
   std::vector<Segment> segments;
   for (int folder = 0; folder < segment_folders; ++folder) {
@@ -121,12 +141,14 @@ Status first_error(const std::vector<Status>& results) {
 }  // namespace
 
 struct HostStore::State {
-  State(RealExecutor& e, ThreadPool& p, std::string store_path, Options o, StoreDirectory d)
+  State(RealExecutor& e, ThreadPool& p, std::string store_path, Options o, StoreDirectory d,
+        SnapshotFiles s)
       : executor(e),
         pool(p),
         path(std::move(store_path)),
         options(o),
         directory(std::move(d)),
+        snapshots(std::move(s)),
         files(path, o.read_only, choose_open_files_max(o.open_files_max)) {
     if (!options.read_only) segment_max = longest_file(path);
   }
@@ -156,6 +178,23 @@ struct HostStore::State {
     State& state_;
     const LeaseNumber lease_;
   };
+
+  // Around a change of segments in the pool, which begins while no snapshot is being made.
+  class ChangeInPool {
+   public:
+    explicit ChangeInPool(State& state) : state_(state) { ++state_.changing_in_pool; }
+    ~ChangeInPool() {
+      if (--state_.changing_in_pool == 0) state_.pool_changed.notify_all();
+    }
+    ChangeInPool(const ChangeInPool&) = delete;
+    ChangeInPool& operator=(const ChangeInPool&) = delete;
+
+   private:
+    State& state_;
+  };
+  Task<void> until_no_snapshot_waits() {
+    while (snapshot_waits) co_await pool_changed.next();
+  }
 
   void mark_dirty(const SegmentFilePointer& file) {
     if (too_many_dirty) return;
@@ -200,16 +239,37 @@ struct HostStore::State {
     return file;
   }
 
+  Task<Status> flush();
   Task<Status> sync_dirty();
   Task<Status> sync_segments(std::vector<Segment> segments);
   Task<Status> sync_folder(int folder, std::uint64_t version);
   Task<Status> persist_leases();
+
+  // Before a change of the range: what snapshots need of it is copied away. When the caller goes on
+  // a new snapshot may need it, so he asks again.
+  Task<Status> keep(Segment segment, Range range);
+  Task<Status> keep_round(std::vector<std::pair<Segment, Range>> wanted);
+  std::uint64_t look_ahead(Segment segment, Range range);
+  Task<Status> move_to_snapshot(Segment segment);
+  Task<Status> write_snapshot_list();
+  Task<Status> make_snapshot(std::string name, WallTime created);
+  struct Part {
+    SnapshotFiles::Source source;
+    std::uint64_t at = 0, length = 0;  // in the result
+    SegmentFilePointer present;        // null: nothing is there
+    friend bool operator==(const Part&, const Part&) = default;
+  };
+  Result<std::vector<Part>> parts_of(disk::SnapshotId id, Address from, std::uint64_t length);
+  Error no_snapshot(disk::SnapshotId id) const {
+    return Error{Errc::stale, absl::StrCat(path, ": snapshot ", raw(id))};
+  }
 
   RealExecutor& executor;
   ThreadPool& pool;
   const std::string path;
   const Options options;
   StoreDirectory directory;
+  SnapshotFiles snapshots;
   SegmentFiles files;
   std::optional<Error> broken;
   std::function<void(const Error&)> broken_handler;
@@ -226,6 +286,19 @@ struct HostStore::State {
   Event change_ended{executor};
   Mutex leases_mutex{executor};
   Mutex registers_mutex{executor};
+
+  Mutex snapshots_mutex{executor};  // one is made or deleted at a time
+  std::vector<std::pair<Segment, Range>> to_keep;
+  bool keeping = false;
+  Event keep_ended{executor};
+  struct Ahead {
+    std::uint64_t end = 0, window = 0;
+  };
+  std::map<Segment, Ahead> ahead;  // of the last changes
+  // A change in the pool: what a snapshot of this moment would show there is not sure.
+  std::size_t changing_in_pool = 0;
+  bool snapshot_waits = false;
+  Event pool_changed{executor};
 
   std::uint64_t segments_version = 0;  // counts files made and removed
   std::uint64_t listed_version = no_end;
@@ -246,8 +319,12 @@ void HostStore::remove(const std::string& path) { StoreDirectory::unmake(path); 
 Result<std::unique_ptr<HostStore>> HostStore::open(RealExecutor& executor, ThreadPool& pool,
                                                    std::string path, Options options) {
   TRY(StoreDirectory directory, StoreDirectory::open(path, options.read_only));
-  return std::unique_ptr<HostStore>(new HostStore(
-      std::make_unique<State>(executor, pool, std::move(path), options, std::move(directory))));
+  TRY(SnapshotFiles snapshots, SnapshotFiles::open(path, options.read_only, directory.was_clean()));
+  if (!options.read_only && !snapshots.any()) {
+    TRY_STATUS(directory.set_format(host_store_format_plain));
+  }
+  return std::unique_ptr<HostStore>(new HostStore(std::make_unique<State>(
+      executor, pool, std::move(path), options, std::move(directory), std::move(snapshots))));
 }
 
 bool HostStore::was_clean() const { return state_->directory.was_clean(); }
@@ -302,6 +379,11 @@ Task<Status> HostStore::write(Address to, SharedBytes data, LeaseNumber lease, d
   if (end > state.segment_max) {
     co_return fail(Errc::file_too_big, absl::StrCat("segment ", disk::to_string(to)));
   }
+  std::optional<State::UnderWay> guard;
+  while (state.snapshots.needs(to.segment, {to.offset, end})) {
+    if (!guard) guard.emplace(state, lease);
+    CO_TRY_STATUS(co_await state.keep(to.segment, {to.offset, end}));
+  }
   CO_TRY(const SegmentFilePointer file, state.find_or_make(to.segment));
   // Also after an error: part of it may have been written.
   file->length = std::max(file->length, end);
@@ -314,6 +396,14 @@ Task<Status> HostStore::discard(Address from, std::uint64_t length, LeaseNumber 
   CO_TRY_STATUS(state.may_change(lease));
   const std::uint64_t end = end_of(from, length);
   if (from.offset == 0 && end == no_end) {
+    const State::UnderWay guard(state, lease);
+    while (state.snapshot_waits) {
+      co_await state.until_no_snapshot_waits();
+      CO_TRY_STATUS(state.may_change(lease));
+    }
+    if (state.snapshots.needs(from.segment, {0, no_end})) {
+      co_return co_await state.move_to_snapshot(from.segment);
+    }
     CO_TRY(SegmentFilePointer gone, state.files.unlink(from.segment));
     if (!gone) co_return Status();
     state.dirty_files.erase(from.segment);
@@ -325,14 +415,23 @@ Task<Status> HostStore::discard(Address from, std::uint64_t length, LeaseNumber 
     (void)co_await freeing;  // Then its space is there for others.
     co_return Status();
   }
-  CO_TRY(const SegmentFilePointer file, state.files.find(from.segment));
+  CO_TRY(SegmentFilePointer file, state.files.find(from.segment));
   if (!file || from.offset >= file->length) co_return Status();
-  const std::uint64_t stored_end = std::min(end, file->length);
+  std::uint64_t stored_end = std::min(end, file->length);
+  const State::UnderWay guard(state, lease);
+  while (state.snapshot_waits || state.snapshots.needs(from.segment, {from.offset, stored_end})) {
+    co_await state.until_no_snapshot_waits();
+    CO_TRY_STATUS(state.may_change(lease));
+    CO_TRY_STATUS(co_await state.keep(from.segment, {from.offset, stored_end}));
+    CO_TRY(file, state.files.find(from.segment));
+    if (!file || from.offset >= file->length) co_return Status();
+    stored_end = std::min(end, file->length);
+  }
   if (stored_end - from.offset <= inline_discard_max) {
     state.mark_dirty(file);
     co_return punch(*file, from.offset, stored_end);
   }
-  const State::UnderWay guard(state, lease);
+  const State::ChangeInPool changing(state);
   Task<Status> punching =
       state.pool.run([file, from, stored_end] { return punch(*file, from.offset, stored_end); });
   const Status punched = co_await punching;
@@ -373,26 +472,361 @@ Task<Status> HostStore::preallocate(Address from, std::uint64_t length, LeaseNum
   co_return fail(host_error(error_number, "preallocate", place_in(*file, from.offset)));
 }
 
+// ---- snapshots
+
+Task<Status> HostStore::State::keep(Segment segment, Range range) {
+  while (snapshots.needs(segment, range)) {
+    to_keep.emplace_back(segment, range);
+    if (keeping) {
+      co_await keep_ended.next();
+      continue;
+    }
+    keeping = true;
+    const Status kept = co_await keep_round(std::exchange(to_keep, {}));
+    keeping = false;
+    keep_ended.notify_all();
+    if (!kept && kept.error().code == Errc::io) co_return break_down(kept.error());
+    if (!kept) co_return kept;
+  }
+  if (broken) co_return fail(*broken);
+  co_return Status();
+}
+
+// How much beyond the range is to be kept with it.
+std::uint64_t HostStore::State::look_ahead(Segment segment, Range range) {
+  constexpr std::size_t remembered_max = 1000;
+  if (ahead.size() > remembered_max) ahead.clear();
+  Ahead& last = ahead[segment];
+  const bool follows = last.end != 0 && last.end / page == range.from / page;
+  last.window = follows ? std::clamp<std::uint64_t>(2 * last.window, 4 * page, keep_ahead_max) : 0;
+  const std::uint64_t end = range.end > no_end - last.window ? no_end : range.end + last.window;
+  last.end = end;
+  return end;
+}
+
+Task<Status> HostStore::State::keep_round(std::vector<std::pair<Segment, Range>> wanted) {
+  std::vector<ToKeep> round;
+  std::uint64_t bytes = 0;
+  std::map<Segment, KeptRanges> planned;
+  for (const auto& [segment, range] : wanted) {
+    CO_TRY(const SegmentFilePointer file, files.find(segment));
+    const std::uint64_t length = file ? file->length : 0;
+    Range whole{range.from / page * page, range.end > no_end - page ? no_end : range.end};
+    if (whole.end < no_end) whole.end = (whole.end + page - 1) / page * page;
+    if (whole.from < length && whole.end < length) whole.end = look_ahead(segment, whole);
+    // There was nothing behind the end: then all of that is settled.
+    if (whole.end >= length) whole.end = no_end;
+    if (whole.from > length) whole.from = (length + page - 1) / page * page;
+    for (const Range& gap : snapshots.gaps(segment, whole)) {
+      for (Range part : planned[segment].gaps(gap.from, gap.end)) {
+        const std::uint64_t stored = std::clamp(length, part.from, part.end) - part.from;
+        if (bytes + stored > kept_at_once_max) {
+          if (bytes >= kept_at_once_max) break;
+          part.end = part.from + (kept_at_once_max - bytes) / page * page;
+          if (part.from >= part.end) break;
+        }
+        bytes += std::min(stored, part.end - part.from);
+        planned[segment].insert(part, KeptRanges::zeros);
+        round.push_back({segment, part, file, length});
+      }
+    }
+  }
+  if (round.empty()) co_return Status();
+  const KeptSnapshotPointer to = snapshots.newest();
+  Task<Result<std::vector<NowKept>>> copying =
+      pool.run([to, round = std::move(round)] { return copy_away(*to, round); });
+  CO_TRY(const std::vector<NowKept> done, co_await copying);
+  for (const NowKept& one : done) to->kept[one.segment].insert(one.range, one.place);
+  co_return Status();
+}
+
+// A segment that is discarded as a whole goes to the snapshot that needs it, as a file.
+Task<Status> HostStore::State::move_to_snapshot(Segment segment) {
+  // What is being copied from it has to arrive first.
+  while (keeping) co_await keep_ended.next();
+  if (!snapshots.needs(segment, {0, no_end})) {
+    CO_TRY_STATUS(files.unlink(segment));
+    segments_changed(segment);
+    co_return Status();
+  }
+  const KeptSnapshotPointer to = snapshots.newest();
+  CO_TRY(const SegmentFilePointer file, files.move_to(segment, to->whole_path(segment)));
+  if (!file) co_return Status();
+  to->whole.insert(segment);
+  dirty_files.erase(segment);
+  segments_changed(segment);
+  std::vector<Range> had;  // What is kept elsewhere need not be kept here.
+  std::uint64_t at = 0;
+  const auto ranges = to->kept.find(segment);
+  if (ranges != to->kept.end()) {
+    for (const Range& gap : ranges->second.gaps(0, file->length)) {
+      if (at < gap.from) had.push_back({at, gap.from});
+      at = gap.end;
+    }
+    if (at < file->length) had.push_back({at, file->length});
+  }
+  const std::string old_folder = segment_folder(path, folder_of(segment));
+  Task<Status> syncing = pool.run([file, to, had, old_folder]() -> Status {
+    for (const Range& range : had) (void)punch(*file, range.from, range.end);
+    TRY_STATUS(sync_data(file->file.get(), to->whole_path(file->segment)));
+    TRY_STATUS(sync_directory(to->folder + "/segments"));
+    return sync_directory(old_folder);
+  });
+  const Status synced = co_await syncing;
+  if (!synced) co_return break_down(synced.error());
+  co_return Status();
+}
+
+Task<Status> HostStore::State::write_snapshot_list() {
+  const auto list = std::make_shared<const Bytes>(snapshots.encode_list());
+  Task<Status> writing = pool.run([files = &snapshots, list] { return files->write_list(*list); });
+  co_return co_await writing;
+}
+
+Task<Result<disk::SnapshotId>> HostStore::create_snapshot(std::string name, WallTime created,
+                                                          LeaseNumber lease) {
+  State& state = *state_;
+  CO_TRY_STATUS(disk::check_snapshot_name(name));
+  CO_TRY_STATUS(state.may_change(lease));
+  const State::UnderWay guard(state, lease);
+  const Mutex::Guard alone = co_await state.snapshots_mutex.lock();
+  for (const KeptSnapshotPointer& other : state.snapshots.chain()) {
+    if (!other->is_rest && other->name == name) {
+      co_return fail(Errc::exist, absl::StrCat("snapshot ", name));
+    }
+  }
+  // A program that knows no snapshots keeps nothing for them.
+  Task<Status> marking = state.pool.run(
+      [directory = &state.directory] { return directory->set_format(host_store_format); });
+  CO_TRY_STATUS(co_await marking);
+  CO_TRY_STATUS(co_await state.make_snapshot(std::move(name), created));
+  co_return state.snapshots.newest()->id;
+}
+
+// From when it is in the chain things are kept for it. In the list it is a rest until all is
+// durable: a crash leaves what older ones may need by then, and nothing to be seen.
+Task<Status> HostStore::State::make_snapshot(std::string name, WallTime created) {
+  Registers registers;
+  {
+    const Mutex::Guard settled = co_await registers_mutex.lock();
+    for (const auto& [register_name, stored] : directory.registers) {
+      registers.emplace(register_name, stored.content);
+    }
+  }
+  Task<Result<KeptSnapshotPointer>> making =
+      pool.run([store = path, id = snapshots.take_id(), name, created, registers] {
+        return make_snapshot_files(store, id, name, created, registers);
+      });
+  CO_TRY(const KeptSnapshotPointer made, co_await making);
+  // A round that is under way keeps things for the one before.
+  snapshot_waits = true;
+  while (changing_in_pool > 0) co_await pool_changed.next();
+  while (keeping) co_await keep_ended.next();
+  snapshots.add(made);
+  snapshot_waits = false;
+  pool_changed.notify_all();
+  Status done = co_await write_snapshot_list();
+  if (done) done = co_await flush();
+  if (done) {
+    made->is_made = true;
+    done = co_await write_snapshot_list();
+  }
+  if (!done) made->is_rest = true;
+  co_return done;
+}
+
+Task<Status> HostStore::delete_snapshot(disk::SnapshotId id, LeaseNumber lease) {
+  State& state = *state_;
+  CO_TRY_STATUS(state.may_change(lease));
+  const State::UnderWay guard(state, lease);
+  const Mutex::Guard alone = co_await state.snapshots_mutex.lock();
+  const KeptSnapshotPointer snapshot = state.snapshots.find(id);
+  if (!snapshot) co_return fail(state.no_snapshot(id));
+  snapshot->is_rest = true;
+  if (const Status written = co_await state.write_snapshot_list(); !written) {
+    snapshot->is_rest = false;
+    co_return written;
+  }
+  while (state.keeping) co_await state.keep_ended.next();
+  std::vector<KeptSnapshotPointer> gone = state.snapshots.take_unneeded();
+  std::vector<Unneeded> parts = state.snapshots.unneeded_parts();
+  if (!gone.empty()) CO_TRY_STATUS(co_await state.write_snapshot_list());
+  const bool none_left = !state.snapshots.any();
+  Task<Status> freeing =
+      state.pool.run([directory = &state.directory, gone, parts, none_left]() -> Status {
+        for (const KeptSnapshotPointer& one : gone) remove_snapshot_files(*one);
+        for (const Unneeded& one : parts) give_back(one);
+        if (none_left) TRY_STATUS(directory->set_format(host_store_format_plain));
+        return {};
+      });
+  gone.clear();
+  co_return co_await freeing;
+}
+
+Task<Result<std::vector<disk::Snapshot>>> HostStore::list_snapshots() {
+  std::vector<KeptSnapshotPointer> shown;
+  for (const KeptSnapshotPointer& snapshot : state_->snapshots.chain()) {
+    if (snapshot->is_made && !snapshot->is_rest) shown.push_back(snapshot);
+  }
+  std::vector<disk::Snapshot> all;
+  if (shown.empty()) co_return all;
+  Task<std::vector<disk::Snapshot>> measuring = state_->pool.run([shown] {
+    std::vector<disk::Snapshot> found;
+    for (const KeptSnapshotPointer& one : shown) {
+      found.push_back({one->id, one->name, one->created, space_of(*one)});
+    }
+    return found;
+  });
+  all = co_await measuring;
+  co_return all;
+}
+
+Result<std::vector<HostStore::State::Part>> HostStore::State::parts_of(disk::SnapshotId id,
+                                                                       Address from,
+                                                                       std::uint64_t length) {
+  using Kind = SnapshotFiles::Source::Kind;
+  if (!snapshots.find(id)) return fail(no_snapshot(id));
+  std::vector<Part> parts;
+  const std::uint64_t end = end_of(from, length);
+  for (std::uint64_t at = from.offset; at < end;) {
+    Part part;
+    part.source = snapshots.where(id, from.segment, at);
+    part.at = at - from.offset;
+    part.length = std::min(part.source.end, end) - at;
+    if (part.source.kind == Kind::present) {
+      TRY(part.present, find(from.segment));
+    }
+    at += part.length;
+    if (part.source.kind == Kind::zeros) continue;
+    if (part.source.kind == Kind::present && !part.present) continue;
+    parts.push_back(std::move(part));
+  }
+  return parts;
+}
+
+Task<Result<Bytes>> HostStore::read_snapshot(disk::SnapshotId id, Address from,
+                                             std::uint64_t length) {
+  CHECK(length > 0 && length <= disk::transfer_max);
+  for (;;) {
+    CO_TRY(std::vector<State::Part> parts, state_->parts_of(id, from, length));
+    if (parts.empty()) co_return Bytes(length);
+    const std::vector<State::Part> before = parts;
+    Task<Result<Bytes>> reading = state_->pool.run(
+        [segment = from.segment, length, parts = std::move(parts)]() -> Result<Bytes> {
+          using Kind = SnapshotFiles::Source::Kind;
+          Bytes bytes(length);
+          for (const State::Part& part : parts) {
+            const MutableByteView into = MutableByteView(bytes).subspan(part.at, part.length);
+            const SnapshotFiles::Source& source = part.source;
+            if (source.kind == Kind::present) {
+              TRY_STATUS(read_at(part.present->file.get(), part.present->path, source.place, into));
+            } else if (source.kind == Kind::data) {
+              const std::string& folder = source.snapshot->folder;
+              TRY_STATUS(read_at(source.snapshot->data.get(), folder, source.place, into));
+            } else {
+              const std::string path = source.snapshot->whole_path(segment);
+              TRY(const FileDescriptor file, open_file(path, O_RDONLY));
+              TRY_STATUS(read_at(file.get(), path, source.place, into));
+            }
+          }
+          return bytes;
+        });
+    Result<Bytes> bytes = co_await reading;
+    // The present may have become the past while it was read.
+    CO_TRY(const std::vector<State::Part> after, state_->parts_of(id, from, length));
+    if (after == before) co_return bytes;
+  }
+}
+
+Task<Result<std::optional<Extent>>> HostStore::next_snapshot_extent(disk::SnapshotId id,
+                                                                    Segment segment,
+                                                                    std::uint64_t from) {
+  using Kind = SnapshotFiles::Source::Kind;
+  State& state = *state_;
+  std::optional<Extent> extent;
+  for (std::uint64_t at = from; at < disk::segment_limit;) {
+    if (!state.snapshots.find(id)) co_return fail(state.no_snapshot(id));
+    const SnapshotFiles::Source source = state.snapshots.where(id, segment, at);
+    const std::uint64_t end = std::min(source.end, disk::segment_limit);
+    if (source.kind == Kind::data) {
+      extent = Extent{at, end - at};
+      break;
+    }
+    if (source.kind != Kind::zeros) {
+      FileDescriptor whole;
+      SegmentFilePointer present;
+      std::string where;
+      if (source.kind == Kind::whole) {
+        where = source.snapshot->whole_path(segment);
+        CO_TRY(whole, open_file(where, O_RDONLY));
+      } else {
+        CO_TRY(present, state.find(segment));
+        if (present) where = present->path;
+      }
+      const int fd = present ? present->file.get() : whole.get();
+      const off_t begin = fd < 0 ? -1 : ::lseek(fd, static_cast<off_t>(at), SEEK_DATA);
+      if (fd >= 0 && begin < 0 && errno != ENXIO) co_return fail(host_error(errno, "seek", where));
+      if (begin >= 0 && static_cast<std::uint64_t>(begin) < end) {
+        const off_t hole = ::lseek(fd, begin, SEEK_HOLE);
+        if (hole < 0) co_return fail(host_error(errno, "seek", where));
+        const auto first = static_cast<std::uint64_t>(begin);
+        extent = Extent{first, std::min(static_cast<std::uint64_t>(hole), end) - first};
+        break;
+      }
+    }
+    at = end;
+  }
+  co_return extent;
+}
+
+Task<Result<std::vector<Segment>>> HostStore::list_snapshot_segments(disk::SnapshotId id,
+                                                                     Segment first,
+                                                                     std::size_t limit) {
+  State& state = *state_;
+  if (!state.snapshots.find(id)) co_return fail(state.no_snapshot(id));
+  CO_TRY(const std::vector<Segment> present, co_await list_segments(first, no_end));
+  absl::btree_set<Segment> all = state.snapshots.segments_since(id);
+  all.insert(present.begin(), present.end());
+  std::vector<Segment> found;
+  for (auto it = all.lower_bound(first); it != all.end() && found.size() < limit; ++it) {
+    CO_TRY(const std::optional<Extent> extent, co_await next_snapshot_extent(id, *it, 0));
+    if (extent) found.push_back(*it);
+  }
+  co_return found;
+}
+
+Task<Result<disk::Register>> HostStore::read_snapshot_register(disk::SnapshotId id,
+                                                               std::string name) {
+  const KeptSnapshotPointer snapshot = state_->snapshots.find(id);
+  if (!snapshot) co_return fail(state_->no_snapshot(id));
+  const auto found = snapshot->registers.find(name);
+  co_return found == snapshot->registers.end() ? disk::Register() : found->second;
+}
+
 // Everybody who calls while a round runs is served by the next one: only a round that began after
 // the call surely covers what was acknowledged before it.
 Task<Status> HostStore::flush() {
   State& state = *state_;
   if (state.options.read_only) co_return Status();
-  const std::uint64_t wanted = state.flushes_begun + 1;
-  while (state.flushes_ended < wanted) {
-    if (state.flushing) {
-      co_await state.flush_ended.next();
+  co_return co_await state.flush();
+}
+
+Task<Status> HostStore::State::flush() {
+  const std::uint64_t wanted = flushes_begun + 1;
+  while (flushes_ended < wanted) {
+    if (flushing) {
+      co_await flush_ended.next();
       continue;
     }
-    state.flushing = true;
-    const std::uint64_t round = ++state.flushes_begun;
-    const Status synced = co_await state.sync_dirty();
-    if (!synced) (void)state.break_down(synced.error());
-    state.flushes_ended = round;
-    state.flushing = false;
-    state.flush_ended.notify_all();
+    flushing = true;
+    const std::uint64_t round = ++flushes_begun;
+    const Status synced = co_await sync_dirty();
+    if (!synced) (void)break_down(synced.error());
+    flushes_ended = round;
+    flushing = false;
+    flush_ended.notify_all();
   }
-  if (state.broken) co_return fail(*state.broken);
+  if (broken) co_return fail(*broken);
   co_return Status();
 }
 
@@ -510,6 +944,10 @@ Task<Result<disk::Usage>> HostStore::usage() {
   usage.total = static_cast<std::uint64_t>(status.f_blocks) * status.f_frsize;
   usage.available = static_cast<std::uint64_t>(status.f_bavail) * status.f_frsize;
   usage.segment_max = state_->segment_max;
+  if (state_->snapshots.any()) {
+    const std::uint64_t reserve = std::min(space_of_regions(state_->path), kept_reserve_max);
+    usage.available -= std::min(usage.available, reserve);
+  }
   co_return usage;
 }
 

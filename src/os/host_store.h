@@ -5,6 +5,9 @@
 // (a hand-off to another CPU costs more than they do); what must wait for the device goes to the
 // pool.
 //
+// Snapshots   What is about to be changed is copied away first, while there are any
+//             (os/snapshot_files.h); without, they cost nothing.
+//
 // Invariants  Segment files only grow until they are unlinked as a whole, so that their length is
 //             known without asking. A failed fdatasync may have dropped data that was acknowledged:
 //             from then on every change and flush fails with Errc::io until the store is opened
@@ -87,6 +90,20 @@ class HostStore final : public disk::VirtualDisk {
   Task<Result<disk::Register>> read_register(std::string_view name) override;
   Task<Result<std::uint64_t>> write_register(std::string_view name, std::uint64_t expected,
                                              Bytes value, disk::LeaseNumber lease) override;
+  Task<Result<disk::SnapshotId>> create_snapshot(std::string name, WallTime created,
+                                                 disk::LeaseNumber lease) override;
+  Task<Status> delete_snapshot(disk::SnapshotId id, disk::LeaseNumber lease) override;
+  Task<Result<std::vector<disk::Snapshot>>> list_snapshots() override;
+  Task<Result<Bytes>> read_snapshot(disk::SnapshotId id, disk::Address from,
+                                    std::uint64_t length) override;
+  Task<Result<std::optional<disk::Extent>>> next_snapshot_extent(disk::SnapshotId id,
+                                                                 disk::Segment segment,
+                                                                 std::uint64_t from) override;
+  Task<Result<std::vector<disk::Segment>>> list_snapshot_segments(disk::SnapshotId id,
+                                                                  disk::Segment first,
+                                                                  std::size_t limit) override;
+  Task<Result<disk::Register>> read_snapshot_register(disk::SnapshotId id,
+                                                      std::string name) override;
   Task<Status> admit(disk::LeaseNumber lease) override;
   Task<Status> fence(disk::LeaseNumber lease) override;
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,10 +29,24 @@ Result<SegmentFilePointer> SegmentFiles::unlink(disk::Segment segment) {
   TRY(SegmentFilePointer file, find(segment));
   if (!file) return file;
   if (::unlink(file->path.c_str()) != 0) return fail(host_error(errno, "remove", file->path));
+  forget(segment);
+  return file;
+}
+
+Result<SegmentFilePointer> SegmentFiles::move_to(disk::Segment segment, const std::string& path) {
+  TRY(SegmentFilePointer file, find(segment));
+  if (!file) return file;
+  if (::rename(file->path.c_str(), path.c_str()) != 0) {
+    return fail(host_error(errno, "rename", file->path));
+  }
+  forget(segment);
+  return file;
+}
+
+void SegmentFiles::forget(disk::Segment segment) {
   const auto entry = entries_.find(segment);
   recent_.erase(entry->second.place);
   entries_.erase(entry);
-  return file;
 }
 
 SegmentFilePointer SegmentFiles::cached(disk::Segment segment) {

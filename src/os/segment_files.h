@@ -36,6 +36,8 @@ class SegmentFiles {
   // Unlinks the file. Its blocks are freed when the last pointer goes, which may take long: the
   // pointer that is returned (null: there was none) is best dropped in the pool.
   Result<SegmentFilePointer> unlink(disk::Segment segment);
+  // Moves the file to `path`, of the same host file system. Null: there is none.
+  Result<SegmentFilePointer> move_to(disk::Segment segment, const std::string& path);
 
  private:
   struct Entry {
@@ -44,6 +46,7 @@ class SegmentFiles {
   };
   Result<SegmentFilePointer> open(disk::Segment segment, int flags);
   SegmentFilePointer cached(disk::Segment segment);
+  void forget(disk::Segment segment);
   void make_room();
 
   const std::string store_;

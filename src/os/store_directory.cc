@@ -44,9 +44,9 @@ Result<std::vector<std::string>> names_in(const std::string& path) {
 
 std::string hex(std::uint64_t number) { return absl::StrCat(absl::Hex(number, absl::kZeroPad16)); }
 
-std::string identity_text(std::uint64_t identity) {
+std::string identity_text(std::uint64_t identity, std::uint32_t format) {
   std::string text =
-      absl::StrCat(first_line, "\nformat ", host_store_format, "\nidentity ", hex(identity), "\n");
+      absl::StrCat(first_line, "\nformat ", format, "\nidentity ", hex(identity), "\n");
   absl::StrAppend(&text, "checksum ", hex(checksum(as_bytes(text))), "\n");
   return text;
 }
@@ -136,7 +136,8 @@ Status make_files(const std::string& path) {
   TRY_STATUS(SlotFile::create(path, "leases", disk::Admission().encode(), 1));
   TRY_STATUS(SlotFile::create(path, "state", encode_state(0, true), 1));
   // Last: a directory without it is no store.
-  TRY_STATUS(replace_file(path, "store", as_bytes(identity_text(RealRandom().next()))));
+  const std::string identity = identity_text(RealRandom().next(), host_store_format_plain);
+  TRY_STATUS(replace_file(path, "store", as_bytes(identity)));
   return sync_directory(path + "/..");
 }
 
@@ -163,7 +164,7 @@ Status StoreDirectory::make(const std::string& path) {
 void StoreDirectory::unmake(const std::string& path) {
   std::error_code ignored;
   for (const char* name : {"store", "store.new", "state", "state.new", "leases", "leases.new",
-                           "lock", "lock.new", "registers", "segments"}) {
+                           "lock", "lock.new", "registers", "segments", "snapshots"}) {
     std::filesystem::remove_all(absl::StrCat(path, "/", name), ignored);
   }
 }
@@ -217,9 +218,18 @@ Status StoreDirectory::read_identity() {
                              host_store_format, "; use a newer Plumeria"));
   }
   if (lines.size() < 3 || !lines[2].starts_with("identity ") ||
-      !absl::SimpleHexAtoi(lines[2].substr(9), &identity_) || text != identity_text(identity_)) {
+      !absl::SimpleHexAtoi(lines[2].substr(9), &identity_) ||
+      text != identity_text(identity_, format)) {
     return fail(Errc::corrupt, path);
   }
+  format_ = format;
+  return {};
+}
+
+Status StoreDirectory::set_format(std::uint32_t format) {
+  if (format == format_) return {};
+  TRY_STATUS(replace_file(path_, "store", as_bytes(identity_text(identity_, format))));
+  format_ = format;
   return {};
 }
 

@@ -6,6 +6,7 @@
 //   state         slot file: incarnation, clean or not
 //   leases        slot file: disk::Admission
 //   registers/    a slot file each; its sequence number is the register's version
+//   snapshots/    os/snapshot_files.h; not before the first one
 //   segments/     regions/ for shared regions, 00/ … ff/ for data segments by their lowest byte
 //
 // All calls block. Threads: one at a time.
@@ -23,7 +24,10 @@
 
 namespace plumeria::os {
 
-constexpr std::uint32_t host_store_format = 1;
+// 1: without snapshots, which a program that knows none would damage. A store has it until the
+// first snapshot is made, and again when the last one is gone.
+constexpr std::uint32_t host_store_format = 2;
+constexpr std::uint32_t host_store_format_plain = 1;
 constexpr int regions_folder = 256;  // after the 256 folders of data segments
 constexpr int segment_folders = 257;
 
@@ -64,6 +68,8 @@ class StoreDirectory {
   void say_ending();
   // Whoever writes does so after a clean end. Requires: everything is flushed.
   Status mark_clean();
+  // Durable when it returns.
+  Status set_format(std::uint32_t format);
 
   disk::Admission admission;  // as it was when the store was opened
   std::map<std::string, StoredRegister, std::less<>> registers;
@@ -84,6 +90,7 @@ class StoreDirectory {
   std::string path_;
   FileDescriptor lock_;
   std::uint64_t identity_ = 0;
+  std::uint32_t format_ = 0;
   std::uint64_t incarnation_ = 0;
   bool was_clean_ = false;
   std::string half_damaged_;

@@ -17,8 +17,8 @@ import harness
 from harness import PLUMERIA, TREE, run
 
 fork = multiprocessing.get_context("fork")
-VERSION = 3
-GREETING_CHECKSUM = "5750162ae20cb6b4"  # XXH3 of the 40 bytes before it
+VERSION = 4
+GREETING_CHECKSUM = "66aa7c787c3e9ada"  # XXH3 of the 40 bytes before it
 
 
 def greeting(version=VERSION):
@@ -186,7 +186,7 @@ class Errors(harness.Case):
                 (store / name).write_bytes(whole)
         (store / "store").write_bytes(identity.replace(b"format 1", b"format 7"))
         for command in commands:
-            self.fails(4, f"{store}|format 7|up to 1", *command)
+            self.fails(4, f"{store}|format 7|up to 2", *command)
         (store / "store").write_bytes(identity)
         for name in ("state", "leases", "registers", "segments"):
             os.rename(store / name, self.world.folder / "aside")
@@ -233,7 +233,7 @@ class Errors(harness.Case):
         point.mkdir()
         newer = greeting(version=7)
         for answer, words in ((b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak"),
-                              (newer, "version 7|version 3"), (b"", "did not greet"),
+                              (newer, "version 7|version 4"), (b"", "did not greet"),
                               (greeting() + b"\xff" * 1000, "not a message")):
             with socket.socket() as ear:
                 ear.bind(("127.0.0.1", 0))
@@ -350,7 +350,7 @@ class Errors(harness.Case):
         self.assertLess(resident_size(server) - before, 100 << 20)
         for peer in idle:
             peer.close()
-        self.assertIn("speaks protocol version 1, this program speaks version 3",
+        self.assertIn("speaks protocol version 1, this program speaks version 4",
                       server.messages())
         self.assertTrue(server.alive() and a.alive() and b.alive())
         for mount in (a, b):

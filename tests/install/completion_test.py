@@ -60,6 +60,9 @@ class Completion(unittest.TestCase):
         self.assertIn("--cache-size", options("mount"))
         for command in commands():
             self.assertEqual(complete(command, "-"), options(command), command)
+        for command in complete("snapshot", ""):
+            self.assertEqual(complete("snapshot", command, "-"), options("snapshot", command),
+                             command)
 
     def test_words(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +72,10 @@ class Completion(unittest.TestCase):
             pathlib.Path(folder, "state.log").touch()
             for words, expected in (
                     (("mk",), ["mkfs"]),
-                    (("s",), ["serve", "status"]),
+                    (("s",), ["serve", "snapshot", "status"]),
+                    (("snapshot", ""), ["create", "delete", "list", "mount"]),
+                    (("snapshot", "li"), ["list"]),
+                    (("snapshot", "list", "st"), ["store"]),
                     (("nothing",), []),
                     (("mount", "st"), ["store"]),
                     (("mount", "store/"), ["store/two words"]),
