@@ -36,7 +36,7 @@ constexpr std::size_t message_size_max = (4u << 20) + 4096;
 
 // Protocol version and feature bits travel in the transport's handshake; peers of another version
 // are refused there with a message that names both versions.
-constexpr std::uint32_t protocol_version = 3;
+constexpr std::uint32_t protocol_version = 4;
 
 class Transport {
  public:

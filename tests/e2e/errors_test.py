@@ -17,8 +17,8 @@ import harness
 from harness import PLUMERIA, TREE, run
 
 fork = multiprocessing.get_context("fork")
-VERSION = 3
-GREETING_CHECKSUM = "5750162ae20cb6b4"  # XXH3 of the 40 bytes before it
+VERSION = 4
+GREETING_CHECKSUM = "66aa7c787c3e9ada"  # XXH3 of the 40 bytes before it
 
 
 def greeting(version=VERSION):
@@ -101,8 +101,8 @@ class Errors(harness.Case):
 
     def test_help_is_enough(self):
         text = run(PLUMERIA, "--help").stdout
-        for command in ("mkfs", "mount", "umount", "serve", "fsck", "status", "logdump", "bench",
-                        "version"):
+        for command in ("mkfs", "mount", "umount", "serve", "fsck", "status", "lock", "locks",
+                        "who", "logdump", "bench", "version"):
             help_text = run(PLUMERIA, command, "--help").stdout
             self.assertRegex(text, f"(?m)^ +{command} +{re.escape(help_text.splitlines()[0])}")
             if command != "version":

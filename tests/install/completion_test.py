@@ -70,6 +70,10 @@ class Completion(unittest.TestCase):
             for words, expected in (
                     (("mk",), ["mkfs"]),
                     (("s",), ["serve", "status"]),
+                    (("lo",), ["lock", "locks", "logdump"]),
+                    (("lock", "e"), ["exclusive"]),
+                    (("lock", "shared", "st"), []),
+                    (("lock", "shared", "n", "--", "plumeria-no-such"), []),
                     (("nothing",), []),
                     (("mount", "st"), ["store"]),
                     (("mount", "store/"), ["store/two words"]),
