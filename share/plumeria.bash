@@ -4,7 +4,7 @@
 _plumeria_options() {
   local daemon="--foreground -f --log --pid-file --nice"
   case $1 in
-    "") echo "mkfs mount umount serve snapshot status fsck logdump bench version --version" ;;
+    "") echo "mkfs mount umount serve snapshot status lock locks who fsck logdump bench version --version" ;;
     mkfs) echo "--label --log-size --lease" ;;
     mount) echo "-o --cache-size --timeout $daemon" ;;
     umount) echo "--lazy -l --timeout" ;;
@@ -14,6 +14,9 @@ _plumeria_options() {
     "snapshot delete") echo "--timeout" ;;
     "snapshot mount") echo "-o --cache-size --timeout $daemon" ;;
     status) echo "--json" ;;
+    lock) echo "--store --table --timeout --try" ;;
+    locks) echo "--table --json" ;;
+    who) echo "--store --table" ;;
     fsck) echo "--findings --repair" ;;
     logdump) echo "--slot --block --verbose -v --json" ;;
     bench) echo "--files --size --threads --quick --json" ;;
@@ -44,7 +47,7 @@ _plumeria_value() {
       mapfile -t COMPREPLY < <(compgen -W "inode: piece: directory: orphans:" -- "$current")
       ;;
     --listen) mapfile -t COMPREPLY < <(compgen -W "127.0.0.1:7411" -- "$current") ;;
-    --label | --log-size | --lease | --cache-size | --timeout | --nice | --findings | --slot | \
+    --label | --log-size | --lease | --cache-size | --timeout | --nice | --store | --table | --findings | --slot | \
       --files | --size | --threads) ;;
     *) return 1 ;;
   esac
@@ -80,7 +83,11 @@ _plumeria() {
     IFS=$'\n'
     mapfile -t COMPREPLY < <(compgen -W \
       "$(awk '$3 == "fuse.plumeria" { print $2 }' /proc/self/mounts)" -- "$current")
-  elif [[ $command != version ]]; then
+  elif [[ $command == lock && ${COMP_WORDS[COMP_CWORD - 1]} == lock ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "exclusive shared" -- "$current")
+  elif [[ $command == lock && " ${COMP_WORDS[*]:0:COMP_CWORD} " == *" -- "* ]]; then
+    mapfile -t COMPREPLY < <(compgen -c -- "$current")
+  elif [[ $command != @(version|lock|locks|who) ]]; then
     compopt -o filenames
     mapfile -t COMPREPLY < <(compgen -d -- "$current")
   fi

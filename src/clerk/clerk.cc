@@ -1,5 +1,6 @@
 #include "clerk/clerk.h"
 
+#include <absl/container/btree_map.h>
 #include <absl/container/flat_hash_map.h>
 #include <absl/strings/str_cat.h>
 
@@ -77,6 +78,7 @@ struct Clerk::State {
 
   // Sending and time.
   void send(const lock::Item& item);
+  void send_name(LockName name);
   void send_calls(FileLockClient::Messages& calls);
   void flush();
   void send_join();
@@ -114,6 +116,7 @@ struct Clerk::State {
   std::vector<lock::Report> report;               // pages not yet received, in order
   TimePoint session_again_at = TimePoint::max();  // join, report page or leave
 
+  absl::btree_map<LockName, lock::ProgramName> names;  // of locks of programs
   lock::Outbox outbox;
   bool flush_posted = false;
   TimerId timer{};
@@ -192,6 +195,7 @@ void Clerk::State::carry_out(const Effect& effect) {
   switch (effect.kind) {
     case Effect::Kind::send_request:
       ++counts.requests;
+      send_name(effect.name);
       send(lock::Request{effect.name, effect.sequence, effect.mode, effect.is_try});
       break;
     case Effect::Kind::send_release:
@@ -401,6 +405,7 @@ void Clerk::State::start_report(std::vector<lock::Hold> holds) {
     }
     report.push_back(std::move(page));
   } while (hold < holds.size() || file_lock < locks.size());
+  for (const lock::Hold& one : holds) send_name(one.name);
   report.back().last = true;
   send(report.front());
   session_again_at = now() + report_again_after;
@@ -464,6 +469,11 @@ void Clerk::State::send(const lock::Item& item) {
   });
 }
 
+void Clerk::State::send_name(LockName name) {
+  auto called = names.find(name);
+  if (called != names.end()) send(lock::Named{name, called->second});
+}
+
 void Clerk::State::send_calls(FileLockClient::Messages& messages) {
   for (const lock::FileLockCall& message : messages) send(message);
   messages.clear();
@@ -483,6 +493,7 @@ void Clerk::State::send_join() {
   join.instance = instance;
   join.sent = now();
   join.label = options.label;
+  join.has_log = options.has_log;
   send(join);
   session_again_at = now() + join_again_after;
 }
@@ -700,6 +711,13 @@ void Clerk::unpin(LockName name, Mode mode) {
   s.core.unpin(slow ? s.now() : TimePoint{}, name, mode, s.effects);
   if (slow) s.process();
 }
+
+LockName Clerk::program_lock(const lock::ProgramName& name) {
+  const LockName lock = lock::lock_of(name);
+  state_->names.emplace(lock, name);
+  return lock;
+}
+std::uint64_t Clerk::fence(LockName name) const { return state_->core.fence(name); }
 
 Mode Clerk::held(LockName name) const { return state_->core.held(name); }
 bool Clerk::revoking(LockName name) const { return state_->core.revoking(name); }

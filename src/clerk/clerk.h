@@ -48,6 +48,7 @@
 #include "lock/file_locks.h"
 #include "lock/lease.h"
 #include "lock/name.h"
+#include "lock/program_name.h"
 #include "net/transport.h"
 
 namespace plumeria::clerk {
@@ -95,6 +96,7 @@ class GrantObserver {
 
 struct ClerkOptions {
   std::string label;             // host:directory, for status and messages
+  bool has_log = true;           // gets a log slot: a mount, and not a program
   Duration linger_idle = 200us;  // see docs/protocol.md, "Linger"
   Duration linger_max = 25ms;
   std::uint64_t locks_max = 1'000'000;  // beyond it unused locks are given back, oldest first
@@ -169,6 +171,11 @@ class Clerk final : public PinOwner {
   // Gives an idle lock back (in the background, with the handler called as for a revoke to none).
   void give_back(LockName name);
 
+  // The lock that this name is. The server is told the name with each request, for those who ask.
+  LockName program_lock(const lock::ProgramName& name);
+  // The number of the grant that is held: above those of all grants before it, of whatever lock and
+  // client of this store. 0: nothing is held.
+  std::uint64_t fence(LockName name) const;
   // The global mode held now (whatever a revoke is about to do to it).
   Mode held(LockName name) const;
   // True from revoke_begins to revoke_ended.

@@ -324,6 +324,7 @@ void ClerkCore::grant(TimePoint now, const lock::Grant& grant, Effects& out) {
     return;
   }
   set_held(*entry, grant.mode);
+  entry->fence = grant.fence;
   entry->used_since_grant = entry->written_since_grant = entry->taken = false;
   answered(*entry, true, out);
   unlink(*entry);
@@ -601,6 +602,11 @@ void ClerkCore::evict(TimePoint now, Effects& out) {
 Mode ClerkCore::held(LockName name) const {
   const Entry* entry = lost_ ? nullptr : find(name);
   return entry == nullptr ? Mode::none : entry->held;
+}
+
+std::uint64_t ClerkCore::fence(LockName name) const {
+  const Entry* entry = lost_ ? nullptr : find(name);
+  return entry == nullptr || entry->held == Mode::none ? 0 : entry->fence;
 }
 
 bool ClerkCore::revoking(LockName name) const {

@@ -113,6 +113,7 @@ class ClerkCore {
   TimePoint next_tick() const;
 
   Mode held(LockName name) const;
+  std::uint64_t fence(LockName name) const;  // of the grant that is held; 0: none
   bool revoking(LockName name) const;
   bool giving_up(LockName name) const;  // the handler runs; no pin conflicts with what is kept
   std::uint64_t held_shared() const { return held_shared_; }
@@ -145,6 +146,7 @@ class ClerkCore {
     std::uint32_t shared_pins = 0;
     std::uint32_t exclusive_pins = 0;  // above 1 only if lock::shared_within_client()
     Sequence sequence{};               // of the grant that is held, or of the outstanding request
+    std::uint64_t fence = 0;           // of the grant that is held
     TimePoint last_used{};
     Duration usual_gap{};  // between uses, while it is held
     bool used_since_grant = false;

@@ -33,7 +33,8 @@ std::string socket_folder() {
 }
 
 void send_json(net::Transport& transport, net::PeerId to, const nlohmann::json& value) {
-  const std::string text = value.dump();
+  // A name may be no UTF-8.
+  const std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   transport.send(to, net::Channel::admin, to_bytes(as_bytes(text)), {});
 }
 
@@ -73,8 +74,9 @@ std::string admin_address_of_mount(const std::string& path) {
   return admin_address(absl::StrCat(path, " ", device_mounted_at(path).value_or("")));
 }
 
-AdminServer::AdminServer(net::Transport& transport, absl::AnyInvocable<nlohmann::json()> status)
-    : transport_(transport), status_(std::move(status)) {
+AdminServer::AdminServer(net::Transport& transport, absl::AnyInvocable<nlohmann::json()> status,
+                         absl::AnyInvocable<nlohmann::json()> locks)
+    : transport_(transport), status_(std::move(status)), locks_(std::move(locks)) {
   transport_.on_message(net::Channel::admin,
                         [this](net::PeerId from, ByteView message) { answer(from, message); });
 }
@@ -97,6 +99,8 @@ void AdminServer::answer(net::PeerId to, ByteView question) {
   if (asked.is_object() && asked.contains("ask") && asked["ask"].is_string()) what = asked["ask"];
   if (what == "status") {
     send_json(transport_, to, status_());
+  } else if (what == "locks" && locks_) {
+    send_json(transport_, to, locks_());
   } else if (what == "end") {
     waiting_for_end_.push_back(to);
     send_json(transport_, to, {{"waiting", true}});

@@ -3,6 +3,7 @@
 // that it is about.
 //
 //   {"ask": "status"}   answered at once with the daemon's own report
+//   {"ask": "locks"}    likewise, with the locks of programs (cli/lock_report.h); of serve alone
 //   {"ask": "end"}      answered twice: {"waiting": true} at once, and when the daemon has ended
 //   its
 //                       work {"error": "…"} or {}
@@ -39,7 +40,8 @@ std::string admin_address_of_mount(const std::string& path);
 class AdminServer {
  public:
   // Answers on all connections of `transport`, which outlives it.
-  AdminServer(net::Transport& transport, absl::AnyInvocable<nlohmann::json()> status);
+  AdminServer(net::Transport& transport, absl::AnyInvocable<nlohmann::json()> status,
+              absl::AnyInvocable<nlohmann::json()> locks = {});
   ~AdminServer();
   // Also listens for those who ask about `path` on this machine. A failure is logged only: the
   // daemon works without.
@@ -56,7 +58,7 @@ class AdminServer {
   Task<void> answer_later(net::PeerId to, Task<nlohmann::json> answer);
 
   net::Transport& transport_;
-  absl::AnyInvocable<nlohmann::json()> status_;
+  absl::AnyInvocable<nlohmann::json()> status_, locks_;
   std::map<std::string, Handler> handlers_;
   std::vector<net::PeerId> waiting_for_end_;
   TaskScope tasks_;

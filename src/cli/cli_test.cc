@@ -10,6 +10,7 @@
 #include "cli/admin.h"
 #include "cli/report.h"
 #include "cli/runtime.h"
+#include "lock/view.h"
 
 namespace plumeria::cli {
 namespace {
@@ -62,12 +63,15 @@ TEST_F(CliTest, EveryReportCanBeReadByPeople) {
   serve::ServerStatus server;
   server.last_replay_error = "log 3: damaged";
   server.locks.leases.push_back({.state = "live", .label = "host:/mnt"});
+  server.locks.leases.push_back({.state = "live", .label = "host:7 sh", .slot = lock::no_slot});
   nlohmann::json whole{{"what", "a test"}, {"pid", 1}, {"connection", "host:1, connected"}};
   whole["mount"] = report(mount::MountStatus{});
   whole["server"] = report(server);
   whole["disk"] = report(disk::RemoteDisk::Counters{});
   const std::string text = to_text(whole);
-  for (const char* word : {"a test", "host:1", "live", "host:/mnt", "log 3: damaged", "epoch"}) {
+  for (const char* word :
+       {"a test", "host:1", "live", "host:/mnt", "program      host:7 sh: lease 0 live, 0 locks",
+        "log 3: damaged", "epoch"}) {
     EXPECT_THAT(text, HasSubstr(word));
   }
 }

@@ -28,7 +28,7 @@ Exit exit_of(const Error& error) {
 
 std::string exit_codes() {
   return "Exit codes: 0 done; 1 failed; 2 wrong arguments; 3 in use; 4 damaged, foreign or of\n"
-         "another version; 5 nobody answers; 6 repaired.";
+         "another version; 5 nobody answers; 6 repaired; 7 lease lost.";
 }
 
 CLI::Validator seconds_between(double low, double high) {

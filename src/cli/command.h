@@ -23,6 +23,7 @@ enum class Exit : int {
   damaged = 4,      // not a store, of another version, or a block that does not decode
   unreachable = 5,  // nobody answers at that address
   repaired = 6,     // the store was damaged, and is not any more (fsck --repair)
+  lost = 7,         // the lease was lost, and the command under its lock ended (lock)
 };
 
 Exit exit_of(const Error& error);
@@ -49,6 +50,9 @@ void add_logdump(CLI::App& app, Exit& exit);
 void add_bench(CLI::App& app, Exit& exit);
 void add_snapshot(CLI::App& app, Exit& exit);
 void add_status(CLI::App& app, Exit& exit);
+void add_lock(CLI::App& app, Exit& exit);
+void add_locks(CLI::App& app, Exit& exit);
+void add_who(CLI::App& app, Exit& exit);
 void add_version(CLI::App& app, Exit& exit);
 
 }  // namespace plumeria::cli

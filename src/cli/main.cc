@@ -35,6 +35,9 @@ int main(int argc, char** argv) {
   add_serve(app, exit);
   add_snapshot(app, exit);
   add_status(app, exit);
+  add_lock(app, exit);
+  add_locks(app, exit);
+  add_who(app, exit);
   add_fsck(app, exit);
   add_logdump(app, exit);
   add_bench(app, exit);

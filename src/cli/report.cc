@@ -4,6 +4,7 @@
 #include <absl/strings/str_format.h>
 
 #include "base/number.h"
+#include "lock/view.h"
 
 namespace plumeria::cli {
 namespace {
@@ -24,9 +25,13 @@ json replay_report(const recovery::ReplayReport& replay) {
 }
 
 json lease_report(const lockd::LeaseStatus& lease) {
-  return {{"lease", raw(lease.lease)}, {"state", lease.state},
-          {"label", lease.label},      {"slot", lease.slot},
-          {"locks", lease.locks},      {"left_ms", milliseconds(lease.left)}};
+  json report = {{"lease", raw(lease.lease)},
+                 {"state", lease.state},
+                 {"label", lease.label},
+                 {"locks", lease.locks},
+                 {"left_ms", milliseconds(lease.left)}};
+  if (lease.slot != lock::no_slot) report["slot"] = lease.slot;  // Programs have no log.
+  return report;
 }
 
 std::string size(const json& bytes) {
@@ -86,9 +91,11 @@ void server_text(std::string& text, const json& server) {
     line(text, "ERROR", server["last_replay_error"]);
   }
   for (const json& lease : server["leases"]) {
-    line(text, "mount",
+    const bool has_slot = lease.contains("slot");
+    line(text, has_slot ? "mount" : "program",
          absl::StrCat(lease["label"].get<std::string>(), ": lease ", number(lease["lease"]), " ",
-                      lease["state"].get<std::string>(), ", slot ", number(lease["slot"]), ", ",
+                      lease["state"].get<std::string>(),
+                      has_slot ? absl::StrCat(", slot ", number(lease["slot"])) : "", ", ",
                       number(lease["locks"]), " locks, ", seconds(lease["left_ms"]), " left"));
   }
 }

@@ -12,6 +12,7 @@
 #include "cli/admin.h"
 #include "cli/command.h"
 #include "cli/launch.h"
+#include "cli/lock_report.h"
 #include "cli/report.h"
 #include "cli/runtime.h"
 #include "cli/store.h"
@@ -20,6 +21,8 @@
 
 namespace plumeria::cli {
 namespace {
+
+constexpr std::size_t locks_report_max = 3u << 20;  // bytes; a message has no more than 4 MiB
 
 struct Arguments {
   std::string store, listen{os::default_listen_address};
@@ -35,7 +38,9 @@ struct Service {
         transport(runtime.executor, runtime.random,
                   {.identity = store.disk->identity(), .connections_max = connections_max()}),
         server(runtime.world(), *store.disk, transport, options(store, arguments)),
-        admin(transport, [this] { return status(); }),
+        admin(
+            transport, [this] { return status(); },
+            [this] { return locks_to_json(server.locks().program_locks(), locks_report_max); }),
         stop(runtime.executor) {}
 
   // Connections must not take the descriptors that the store's files need.

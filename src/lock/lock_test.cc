@@ -97,17 +97,19 @@ TEST(ViewTest, NewLeasesGetTheLowestFreeSlotAndANewNumber) {
 }
 
 const LockName some_name{LockClass::inode, 0x123456789abcdef};
+const ProgramName some_program_name{"jobs", std::string(program_name_max, 'x')};
 const FileLock some_file_lock{5, true, 6, 7, 8, Mode::shared, 9};
 
 std::vector<Item> clerk_items() {
-  return {Join{1, TimePoint(2ns), "host:/mnt"},
+  return {Join{1, TimePoint(2ns), "host:/mnt", false},
           Renew{TimePoint(3ns)},
           Leave{},
           Request{some_name, Sequence{4}, Mode::exclusive, true},
           Release{some_name, Sequence{5}, Mode::shared},
           Keep{some_name, Sequence{6}, 7},
           Report{3, true, {{some_name, Sequence{8}, Mode::shared}}, {some_file_lock}},
-          FileLockCall{CallNumber{9}, CallNumber{2}, FileLockKind::drop, true, some_file_lock}};
+          FileLockCall{CallNumber{9}, CallNumber{2}, FileLockKind::drop, true, some_file_lock},
+          Named{lock_of(some_program_name), some_program_name}};
 }
 std::vector<Item> server_items() {
   return {Joined{1, TimePoint(2ns), LeaseNumber{3}, 4, LeaseTerms{2s, 1020}, WallTime{6}},
@@ -116,12 +118,25 @@ std::vector<Item> server_items() {
           Rejoin{},
           Lost{"silent"},
           Left{},
-          Grant{some_name, Sequence{4}, Mode::shared},
+          Grant{some_name, Sequence{4}, Mode::shared, 13},
           Refused{some_name, Sequence{4}},
           Revoke{some_name, Sequence{4}, Mode::none, true, 12},
           ReportReceived{4},
           Ready{},
           FileLockAnswer{CallNumber{3}, FileLockResult::deadlock, some_file_lock}};
+}
+
+TEST(ProgramNameTest, TableAndNameTogetherAreTheLock) {
+  EXPECT_EQ(lock_of({"a", "b"}), lock_of({"a", "b"}));
+  EXPECT_NE(lock_of({"a", "b"}), lock_of({"b", "a"}));
+  EXPECT_NE(lock_of({"a", "bc"}), lock_of({"ab", "c"}));
+  EXPECT_EQ(lock_of({"a", "b"}).lock_class, LockClass::program);
+  EXPECT_TRUE(is_valid({"t", std::string(program_name_max, 'x')}));
+  EXPECT_TRUE(is_valid({"t", std::string("\0\xff", 2)}));
+  EXPECT_FALSE(is_valid({"t", std::string(program_name_max + 1, 'x')}));
+  EXPECT_FALSE(is_valid({"t", ""}));
+  EXPECT_FALSE(is_valid({"", "n"}));
+  EXPECT_FALSE(is_valid({std::string("a\0", 2), "n"}));
 }
 
 Bytes encode_one(const std::vector<Item>& items, Direction direction) {

@@ -12,9 +12,9 @@ namespace plumeria::lock {
 namespace {
 
 constexpr std::uint32_t magic = 0x314b4c50;  // "PLK1"
-constexpr std::uint16_t layout_version = 1;
+constexpr std::uint16_t layout_version = 2;
 constexpr std::size_t header_size = 24;
-constexpr std::size_t text_size_max = 512;  // bytes of a label or reason
+constexpr std::size_t text_size_max = program_name_max;  // bytes of a name, label or reason
 constexpr std::size_t hold_size = 18;
 constexpr std::size_t file_lock_size = 38;
 
@@ -32,6 +32,7 @@ constexpr std::uint8_t number_of() {
   if constexpr (std::is_same_v<T, Keep>) return 6;
   if constexpr (std::is_same_v<T, Report>) return 7;
   if constexpr (std::is_same_v<T, FileLockCall>) return 8;
+  if constexpr (std::is_same_v<T, Named>) return 9;
   if constexpr (std::is_same_v<T, Joined>) return 65;
   if constexpr (std::is_same_v<T, JoinRefused>) return 66;
   if constexpr (std::is_same_v<T, Renewed>) return 67;
@@ -175,6 +176,7 @@ void fields(Coder& coder, T& item) {
   using I = std::remove_const_t<T>;
   if constexpr (std::is_same_v<I, Join>) {
     coder.field(item.instance), coder.field(item.sent), coder.field(item.label);
+    coder.field(item.has_log);
   } else if constexpr (std::is_same_v<I, Renew>) {
     coder.field(item.sent);
   } else if constexpr (std::is_same_v<I, Request>) {
@@ -199,8 +201,11 @@ void fields(Coder& coder, T& item) {
     coder.field(item.sent), coder.field(item.terms), coder.field(item.wall);
   } else if constexpr (std::is_same_v<I, Lost>) {
     coder.field(item.why);
+  } else if constexpr (std::is_same_v<I, Named>) {
+    coder.field(item.name), coder.field(item.called.table), coder.field(item.called.name);
   } else if constexpr (std::is_same_v<I, Grant>) {
     coder.field(item.name), coder.field(item.sequence), coder.field(item.mode);
+    coder.field(item.fence);
   } else if constexpr (std::is_same_v<I, Refused>) {
     coder.field(item.name), coder.field(item.sequence);
   } else if constexpr (std::is_same_v<I, Revoke>) {
@@ -220,6 +225,9 @@ template <class T>
 bool meaningful(const T& item) {
   if constexpr (std::is_same_v<T, Request> || std::is_same_v<T, Grant>) {
     return item.mode != Mode::none && item.sequence != Sequence::none;
+  }
+  if constexpr (std::is_same_v<T, Named>) {
+    return is_valid(item.called) && item.name == lock_of(item.called);
   }
   if constexpr (std::is_same_v<T, Release> || std::is_same_v<T, Revoke>) {
     return item.keep != Mode::exclusive;
@@ -344,6 +352,9 @@ std::string to_string(const Item& item) {
       constexpr const char* names[] = {"?", "set", "test", "drop", "cancel"};
       return absl::StrCat("file lock ", names[raw(i.kind)], " call ", raw(i.call),
                           i.wait ? " wait " : " ", to_string(i.lock));
+    }
+    std::string operator()(const Named& i) {
+      return absl::StrCat("named ", to_string(i.name), " ", i.called.table, "/", i.called.name);
     }
     std::string operator()(const Joined& i) {
       return absl::StrCat("joined lease=", raw(i.lease), " slot=", i.slot);

@@ -17,6 +17,7 @@
 #include "lock/lease.h"
 #include "lock/lease_clock.h"
 #include "lock/name.h"
+#include "lock/program_name.h"
 #include "lock/view.h"
 
 namespace plumeria::lock {
@@ -35,6 +36,7 @@ struct Join {
   std::uint64_t instance = 0;
   TimePoint sent{};
   std::string label;
+  bool has_log = true;  // it needs a log slot: a mount
   friend bool operator==(const Join&, const Join&) = default;
 };
 struct Renew {
@@ -75,6 +77,12 @@ struct Report {
   std::vector<Hold> holds;
   std::vector<FileLock> file_locks;
   friend bool operator==(const Report&, const Report&) = default;
+};
+// What a lock of a program is called: goes before each request for it, and with each report.
+struct Named {
+  LockName name;
+  ProgramName called;
+  friend bool operator==(const Named&, const Named&) = default;
 };
 enum class FileLockKind : std::uint8_t { set = 1, test = 2, drop = 3, cancel = 4 };
 struct FileLockCall {
@@ -121,6 +129,7 @@ struct Grant {
   LockName name;
   Sequence sequence{};
   Mode mode = Mode::none;
+  std::uint64_t fence = 0;  // of all grants of this store, a later one has a greater number
   friend bool operator==(const Grant&, const Grant&) = default;
 };
 struct Refused {
@@ -153,7 +162,7 @@ struct FileLockAnswer {
 
 using Item = std::variant<Join, Renew, Leave, Request, Release, Keep, Report, FileLockCall, Joined,
                           JoinRefused, Renewed, Rejoin, Lost, Left, Grant, Refused, Revoke,
-                          ReportReceived, Ready, FileLockAnswer>;
+                          ReportReceived, Ready, FileLockAnswer, Named>;
 
 struct Header {
   Direction direction = Direction::from_clerk;

@@ -19,8 +19,9 @@ enum class LockClass : std::uint8_t {
   inode = 3,     // an inode, its data, and the blocks of a directory; by inode number
   open =
       4,  // held shared while a file is open somewhere, exclusively to reclaim it; by inode number
-  slot = 5,   // a mount's log slot and orphan list; by slot number
-  piece = 6,  // an allocation piece; by piece number
+  slot = 5,     // a mount's log slot and orphan list; by slot number
+  piece = 6,    // an allocation piece; by piece number
+  program = 7,  // of programs, not of the file system: lock/program_name.h
 };
 
 // 64-bit pair: class (and later: table) in `space`, number in `number`.
@@ -51,6 +52,8 @@ inline const char* class_name(LockClass lock_class) {
       return "slot";
     case LockClass::piece:
       return "piece";
+    case LockClass::program:
+      return "program";
   }
   return "?";
 }

@@ -79,7 +79,7 @@ void LockTable::request(TimePoint now, LeaseNumber from, const lock::Request& re
     if (request.sequence <= waiter->sequence) return;
     remove_waiter(entry, from);
   }
-  const Waiter waiter{from, request.sequence, request.mode, request.is_try};
+  const Waiter waiter{from, request.sequence, request.mode, request.is_try, now};
   const bool queue_empty = !entry.contention || entry.contention->queue.empty();
   if (request.is_try) {
     const bool may_ask = request.name.lock_class == lock::LockClass::open;
@@ -91,8 +91,7 @@ void LockTable::request(TimePoint now, LeaseNumber from, const lock::Request& re
   }
   // The common case makes no queue.
   if (granting_ && queue_empty && !conflicts(entry, waiter)) {
-    add_holder(entry, {from, request.sequence, request.mode});
-    out.push_back({Decision::Kind::grant, from, request.name, request.sequence, request.mode});
+    grant(now, entry, request.name, waiter, out);
     end_transition_if_over(request.name, entry);
     return;
   }
@@ -105,6 +104,7 @@ void LockTable::request(TimePoint now, LeaseNumber from, const lock::Request& re
 void LockTable::repeat_answer(const Entry& entry, const Holder& holder, LockName name,
                               Decisions& out) {
   out.push_back({Decision::Kind::grant, holder.lease, name, holder.sequence, holder.mode});
+  out.back().fence = holder.fence;
   if (holder.in_transition()) {
     const std::uint64_t round = entry.contention->round;
     out.push_back({Decision::Kind::revoke, holder.lease, name, holder.sequence,
@@ -211,21 +211,30 @@ void LockTable::settle(TimePoint now, LockName name, Decisions& out) {
   Entry& entry = at->second;
   if (granting_ && entry.contention) {
     auto& queue = entry.contention->queue;
-    while (!queue.empty() && !conflicts(entry, queue.front())) grant_head(entry, name, out);
+    while (!queue.empty() && !conflicts(entry, queue.front())) grant_head(now, entry, name, out);
     if (!queue.empty()) revoke_for_head(now, name, entry, out);
   }
   end_transition_if_over(name, entry);
   if (entry.holders.empty() && !entry.contention) entries_.erase(at);
 }
 
-void LockTable::grant_head(Entry& entry, LockName name, Decisions& out) {
+void LockTable::grant(TimePoint now, Entry& entry, LockName name, const Waiter& to,
+                      Decisions& out) {
+  Holder holder{to.lease, to.sequence, to.mode};
+  holder.fence = ++last_fence_;
+  holder.since = now;
+  add_holder(entry, holder);
+  out.push_back({Decision::Kind::grant, to.lease, name, to.sequence, to.mode});
+  out.back().fence = holder.fence;
+}
+
+void LockTable::grant_head(TimePoint now, Entry& entry, LockName name, Decisions& out) {
   Contention& contention = *entry.contention;
   const Waiter head = contention.queue.front();
   contention.queue.erase(contention.queue.begin());
   contention.round = 0;
   --waiting_;
-  add_holder(entry, {head.lease, head.sequence, head.mode});
-  out.push_back({Decision::Kind::grant, head.lease, name, head.sequence, head.mode});
+  grant(now, entry, name, head, out);
 }
 
 void LockTable::refuse_head(Entry& entry, LockName name, Decisions& out) {
@@ -291,7 +300,9 @@ void LockTable::tick_entry(TimePoint now, LockName name, Entry& entry, Decisions
   Contention& contention = *entry.contention;
   contention.again_after = std::min(contention.again_after * 2, options_.revoke_again_most);
   schedule(name, contention, now + contention.again_after);
-  const bool too_late = now >= contention.first_revoke + options_.revoke_deadline;
+  // A program holds its lock for as long as its command runs, and renews its lease.
+  const bool too_late = now >= contention.first_revoke + options_.revoke_deadline &&
+                        name.lock_class != lock::LockClass::program;
   if (too_late && contention.round != 0) {
     refuse_head(entry, name, out);
     settle(now, name, out);
@@ -309,6 +320,25 @@ void LockTable::tick_entry(TimePoint now, LockName name, Entry& entry, Decisions
 std::uint64_t LockTable::held_by(LeaseNumber lease) const {
   auto at = held_.find(lease);
   return at == held_.end() ? 0 : at->second;
+}
+
+std::vector<LockTable::Parties> LockTable::parties(lock::LockClass of) const {
+  std::vector<Parties> all;
+  for (const auto& [name, entry] : entries_) {
+    if (name.lock_class != of) continue;
+    Parties& parties = all.emplace_back();
+    parties.name = name;
+    for (const Holder& h : entry.holders) {
+      parties.holders.push_back({h.lease, h.mode, h.asked_to_keep, h.fence, h.since});
+    }
+    if (!entry.contention) continue;
+    for (const Waiter& w : entry.contention->queue) {
+      parties.waiters.push_back({w.lease, w.mode, Mode::exclusive, 0, w.since});
+    }
+  }
+  std::sort(all.begin(), all.end(),
+            [](const Parties& a, const Parties& b) { return a.name < b.name; });
+  return all;
 }
 
 Mode LockTable::mode_of(LeaseNumber lease, LockName name) const {

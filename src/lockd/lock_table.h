@@ -7,6 +7,7 @@
 //             in the queue. The head of a queue conflicts with a holder (while granting). An entry
 //             without holders and queue does not exist.
 // Fairness    A request waits behind every earlier one of its lock.
+// Fence       Each grant has a number above that of every earlier one.
 // Memory      About 150 bytes a lock with one holder; see bytes_per_lock().
 #pragma once
 
@@ -44,6 +45,7 @@ struct Decision {
   Mode mode = Mode::none;  // of a grant; what a revoked holder is to keep
   bool is_try = false;
   std::uint64_t round = 0;
+  std::uint64_t fence = 0;  // of a grant
 };
 using Decisions = std::vector<Decision>;
 
@@ -78,6 +80,25 @@ class LockTable {
   // When tick() has something to do; TimePoint::max() if never.
   TimePoint next_tick() const;
 
+  // The first grant from now on has number `fence` + 1.
+  void number_grants_from(std::uint64_t fence) { last_fence_ = fence; }
+
+  // One who holds or waits, as `plumeria locks` tells it.
+  struct Party {
+    LeaseNumber lease{};
+    Mode mode = Mode::none;
+    Mode asked_to_keep = Mode::exclusive;  // of a holder: below `mode` if it is being revoked
+    std::uint64_t fence = 0;               // of a holder; 0 if it was granted by a server before
+    TimePoint since{};                     // likewise
+  };
+  struct Parties {
+    LockName name;
+    std::vector<Party> holders, waiters;
+  };
+  // All locks of this class, by name.
+  std::vector<Parties> parties(lock::LockClass of) const;
+  bool has(LockName name) const { return entries_.contains(name); }
+
   std::uint64_t locks() const { return entries_.size(); }
   std::uint64_t waiting() const { return waiting_; }
   std::uint64_t held_by(LeaseNumber lease) const;
@@ -95,6 +116,8 @@ class LockTable {
     Sequence sequence{};
     Mode mode = Mode::none;
     Mode asked_to_keep = Mode::exclusive;  // below `mode`: in transition
+    std::uint64_t fence = 0;
+    TimePoint since{};
     bool in_transition() const { return asked_to_keep < mode; }
   };
   struct Waiter {
@@ -102,6 +125,7 @@ class LockTable {
     Sequence sequence{};
     Mode mode = Mode::none;
     bool is_try = false;
+    TimePoint since{};
   };
   // What only a contended lock needs.
   struct Contention {
@@ -126,7 +150,8 @@ class LockTable {
   void repeat_answer(const Entry& entry, const Holder& holder, LockName name, Decisions& out);
   bool conflicts(const Entry& entry, const Waiter& waiter) const;
   void settle(TimePoint now, LockName name, Decisions& out);
-  void grant_head(Entry& entry, LockName name, Decisions& out);
+  void grant(TimePoint now, Entry& entry, LockName name, const Waiter& to, Decisions& out);
+  void grant_head(TimePoint now, Entry& entry, LockName name, Decisions& out);
   void revoke_for_head(TimePoint now, LockName name, Entry& entry, Decisions& out);
   void refuse_head(Entry& entry, LockName name, Decisions& out);
   void end_transition_if_over(LockName name, Entry& entry);
@@ -141,7 +166,7 @@ class LockTable {
   absl::btree_set<LeaseNumber> dying_;
   absl::flat_hash_map<LeaseNumber, std::uint64_t> held_;
   std::uint64_t waiting_ = 0;
-  std::uint64_t last_round_ = 0;
+  std::uint64_t last_round_ = 0, last_fence_ = 0;
   bool granting_ = false;
 };
 

@@ -33,6 +33,55 @@ class LockTableTest : public ::testing::Test {
   Decisions out_;
 };
 
+TEST_F(LockTableTest, GrantsAreNumberedInTheirOrder) {
+  table_.number_grants_from(100);
+  request(1, Mode::exclusive);
+  request(2, Mode::exclusive);
+  request(1, Mode::exclusive);  // a repetition
+  release(1, Mode::none);
+  std::vector<std::pair<LeaseNumber, std::uint64_t>> grants;
+  for (const Decision& decision : out_) {
+    if (decision.kind == Decision::Kind::grant) grants.push_back({decision.lease, decision.fence});
+  }
+  const std::vector<std::pair<LeaseNumber, std::uint64_t>> expected = {
+      {lease(1), 101}, {lease(1), 101}, {lease(2), 102}};
+  EXPECT_EQ(grants, expected);
+}
+
+TEST_F(LockTableTest, TellsWhoHoldsAndWhoWaitsInWhichOrder) {
+  const LockName mine{lock::LockClass::program, 7};
+  now_ = TimePoint(5s);
+  request(3, Mode::shared, 1, mine);
+  request(2, Mode::exclusive, 1, mine);
+  now_ = TimePoint(9s);
+  request(1, Mode::shared, 1, mine);
+  request(1, Mode::shared, 2, name);
+  const auto all = table_.parties(lock::LockClass::program);
+  ASSERT_EQ(all.size(), 1u);
+  ASSERT_EQ(all[0].holders.size(), 1u);
+  EXPECT_EQ(all[0].holders[0].lease, lease(3));
+  EXPECT_EQ(all[0].holders[0].asked_to_keep, Mode::none);
+  EXPECT_EQ(all[0].holders[0].since, TimePoint(5s));
+  ASSERT_EQ(all[0].waiters.size(), 2u);
+  EXPECT_EQ(all[0].waiters[0].lease, lease(2));
+  EXPECT_EQ(all[0].waiters[1].lease, lease(1));
+  EXPECT_EQ(all[0].waiters[1].since, TimePoint(9s));
+}
+
+// Its command may run for as long as it likes.
+TEST_F(LockTableTest, AProgramIsNotHurried) {
+  const LockName mine{lock::LockClass::program, 7};
+  for (const LockName which : {mine, name}) {
+    request(1, Mode::exclusive, 1, which);
+    request(2, Mode::exclusive, 1, which);
+  }
+  for (int second = 0; second < 200; ++second) table_.tick(now_ += 1s, out_);
+  for (const Decision& decision : out_) {
+    EXPECT_TRUE(decision.kind != Decision::Kind::expire || decision.name == name);
+  }
+  EXPECT_GT(count(Decision::Kind::expire), 0u);
+}
+
 TEST_F(LockTableTest, ModesThatGoTogetherAreGrantedTogether) {
   struct Row {
     Mode held, wanted;

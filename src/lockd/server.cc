@@ -31,6 +31,9 @@ constexpr Duration retry_first = 100ms;
 constexpr Duration retry_most = 5s;
 constexpr std::size_t endings_max = 1000;  // remembered reasons of leases that are over
 constexpr int prepare_attempts = 10;
+constexpr std::size_t spare_names_max = 1000;  // names of locks of programs that are not in use
+// A fence number is this server's lease, which no server before had, and the count of its grants.
+constexpr int fence_grant_bits = 40;
 
 std::string describe_lease(const LeaseRecord& record) {
   return absl::StrCat("lease ", raw(record.lease), " (", record.label, ")");
@@ -67,6 +70,7 @@ struct LockServer::State {
   void receive_item(PeerId from, LeaseNumber lease, const lock::Item& item);
   void receive_foreign(PeerId from, const lock::Message& message);
   void report(LeaseNumber from, const lock::Report& report);
+  void learn_name(const lock::Named& named);
   void send(LeaseNumber to, const lock::Item& item);
   void send_to_peer(PeerId to, LeaseNumber lease, const lock::Item& item);
   void flush();
@@ -114,8 +118,9 @@ struct LockServer::State {
     lock::Outbox outbox;
   };
   absl::btree_map<LeaseNumber, Session> sessions;
-  absl::btree_set<std::uint64_t> joining;             // instances
-  absl::btree_map<LeaseNumber, std::string> endings;  // why a lease is over; empty: it left
+  absl::btree_map<LockName, lock::ProgramName> names;  // of locks of programs
+  absl::btree_set<std::uint64_t> joining;              // instances
+  absl::btree_map<LeaseNumber, std::string> endings;   // why a lease is over; empty: it left
   bool flush_posted = false;
   TimerId timer{};
   TimePoint armed_at = TimePoint::max();
@@ -281,6 +286,7 @@ Task<void> LockServer::State::shorten_recorded_duration(Duration wait) {
 void LockServer::State::serve() {
   CHECK(own != LeaseNumber::none && !serving);
   serving = true;
+  locks.number_grants_from(raw(own) << fence_grant_bits);
   const TimePoint now = world.clock.now();
   for (const LeaseRecord& record : view.leases) {
     if (record.is_server) continue;
@@ -388,6 +394,8 @@ void LockServer::State::receive_item(PeerId from, LeaseNumber lease, const lock:
     locks.dying(now, lease, decisions);
     file_locks.dying(lease);
     scope.spawn(dismiss(lease));
+  } else if (const auto* named = std::get_if<lock::Named>(&item)) {
+    learn_name(*named);
   } else if (const auto* request_to_join = std::get_if<lock::Join>(&item)) {
     scope.spawn(join(from, *request_to_join));
   }
@@ -405,6 +413,12 @@ void LockServer::State::report(LeaseNumber from, const lock::Report& report) {
   }
   if (page.acknowledge) send(from, lock::ReportReceived{report.page});
   finish_rebuild();
+}
+
+void LockServer::State::learn_name(const lock::Named& named) {
+  names.emplace(named.name, named.called);
+  if (names.size() <= 2 * locks.locks() + spare_names_max) return;
+  absl::erase_if(names, [this](const auto& one) { return !locks.has(one.first); });
 }
 
 void LockServer::State::finish_rebuild() {
@@ -454,7 +468,8 @@ void LockServer::State::carry_out(const Decisions& decisions) {
     switch (decision.kind) {
       case Decision::Kind::grant:
         ++grants;
-        send(decision.lease, lock::Grant{decision.name, decision.sequence, decision.mode});
+        send(decision.lease,
+             lock::Grant{decision.name, decision.sequence, decision.mode, decision.fence});
         break;
       case Decision::Kind::refused:
         send(decision.lease, lock::Refused{decision.name, decision.sequence});
@@ -510,7 +525,7 @@ Task<Status> LockServer::State::record_and_admit(lock::Join join) {
     if (next.find_instance(join.instance) != nullptr) return;
     LeaseRecord record;
     record.in_process = in_process;
-    record.slot = next.lowest_free_slot();
+    record.slot = join.has_log ? next.lowest_free_slot() : lock::no_slot;
     record.instance = join.instance;
     record.label = join.label;
     next.add(std::move(record));
@@ -787,6 +802,32 @@ Task<Status> LockServer::stop() {
   Task<Status> fencing = s.disk.fence(s.own);
   status = co_await fencing;
   co_return status;
+}
+
+std::vector<ProgramLock> LockServer::program_locks() const {
+  const State& s = *state_;
+  const TimePoint now = s.world.clock.now();
+  const auto describe = [&](const LockTable::Party& party) {
+    ProgramParty one;
+    one.lease = party.lease;
+    if (const LeaseRecord* record = s.view.find(party.lease)) one.label = record->label;
+    one.mode = party.mode;
+    one.is_asked = party.asked_to_keep < party.mode;
+    one.fence = party.fence;
+    if (party.since != TimePoint{}) one.since = now - party.since;
+    return one;
+  };
+  std::vector<ProgramLock> all;
+  for (const LockTable::Parties& parties : s.locks.parties(lock::LockClass::program)) {
+    ProgramLock& lock = all.emplace_back();
+    auto called = s.names.find(parties.name);
+    if (called != s.names.end()) lock.name = called->second;
+    for (const auto& party : parties.holders) lock.holders.push_back(describe(party));
+    for (const auto& party : parties.waiters) lock.waiters.push_back(describe(party));
+  }
+  std::sort(all.begin(), all.end(),
+            [](const ProgramLock& a, const ProgramLock& b) { return a.name < b.name; });
+  return all;
 }
 
 LockServerStatus LockServer::status() const {

@@ -19,6 +19,7 @@
 #include "disk/disk.h"
 #include "lock/lease.h"
 #include "lock/name.h"
+#include "lock/program_name.h"
 #include "net/transport.h"
 
 namespace plumeria::lockd {
@@ -57,6 +58,20 @@ struct LockServerStatus {
   std::uint64_t locks = 0, waiting = 0, grants = 0, revokes = 0, expired = 0, recovered = 0;
 };
 
+// Who holds or waits for a lock of programs.
+struct ProgramParty {
+  LeaseNumber lease{};
+  std::string label;
+  lock::Mode mode = lock::Mode::none;
+  bool is_asked = false;    // a holder that others wait for
+  std::uint64_t fence = 0;  // of a holder; 0: granted by a server before this one
+  Duration since{};         // ago
+};
+struct ProgramLock {
+  lock::ProgramName name;
+  std::vector<ProgramParty> holders, waiters;  // who waits, in the order of service
+};
+
 class LockServer {
  public:
   LockServer(World world, net::Transport& transport, disk::VirtualDisk& disk, Recoverer& recoverer,
@@ -85,6 +100,8 @@ class LockServer {
   Task<Status> stop();
 
   LockServerStatus status() const;
+  // All locks of programs that somebody holds or waits for, by table and name.
+  std::vector<ProgramLock> program_locks() const;
 
  private:
   struct State;

@@ -101,8 +101,8 @@ class Errors(harness.Case):
 
     def test_help_is_enough(self):
         text = run(PLUMERIA, "--help").stdout
-        for command in ("mkfs", "mount", "umount", "serve", "fsck", "status", "logdump", "bench",
-                        "version"):
+        for command in ("mkfs", "mount", "umount", "serve", "fsck", "status", "lock", "locks",
+                        "who", "logdump", "bench", "version"):
             help_text = run(PLUMERIA, command, "--help").stdout
             self.assertRegex(text, f"(?m)^ +{command} +{re.escape(help_text.splitlines()[0])}")
             if command != "version":

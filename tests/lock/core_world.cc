@@ -168,7 +168,8 @@ void CoreWorld::carry_out(const lockd::Decisions& decisions) {
     const auto client = static_cast<ClientNumber>(decision.lease);
     switch (decision.kind) {
       case Decision::Kind::grant:
-        send(false, client, epoch_, lock::Grant{decision.name, decision.sequence, decision.mode});
+        send(false, client, epoch_,
+             lock::Grant{decision.name, decision.sequence, decision.mode, decision.fence});
         break;
       case Decision::Kind::refused:
         send(false, client, epoch_, lock::Refused{decision.name, decision.sequence});

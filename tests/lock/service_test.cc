@@ -242,6 +242,51 @@ TEST_F(ServiceTest, AClientThatDiedWithTheServerFreezesEverythingUntilItIsReplay
   EXPECT_EQ(world.recoveries(), 1u);
 }
 
+// Reader, writer, reader on one name, again and again: the reader downgrades the writer, the writer
+// revokes the readers, and nobody loses anything.
+TEST_F(ServiceTest, ReadersAndAWriterOfOneProgramLockTakeTurns) {
+  ServiceWorld& world = make({.clients = 3});
+  const lock::ProgramName called{"table", std::string(lock::program_name_max, 'n')};
+  LockName name;
+  for (int i = 0; i < 3; ++i) name = world.client(i).clerk().program_lock(called);
+  std::uint64_t last = 0;
+  for (std::uint64_t round = 1; round <= 10; ++round) {
+    for (int client : {0, 1, 2}) {
+      const Mode mode = client == 1 ? Mode::exclusive : Mode::shared;
+      ASSERT_TRUE(acquire(client, name, mode).has_value());
+      const std::uint64_t fence = world.client(client).clerk().fence(name);
+      EXPECT_GT(fence, last);
+      last = fence;
+    }
+    EXPECT_EQ(world.client(1).clerk().held(name), Mode::shared);
+    EXPECT_EQ(world.client(1).clerk().status().downgrades, round);
+    EXPECT_EQ(world.client(2).clerk().status().revokes, round - 1);
+    const auto locks = world.server().program_locks();
+    ASSERT_EQ(locks.size(), 1u);
+    EXPECT_EQ(locks[0].name, called);
+    EXPECT_EQ(locks[0].holders.size(), 2u);
+  }
+  EXPECT_EQ(world.server().status().expired, 0u);
+}
+
+TEST_F(ServiceTest, FenceNumbersGrowAcrossARestartOfTheServer) {
+  ServiceWorld& world = make({.clients = 2});
+  const lock::ProgramName called{"table", "name"};
+  const LockName name = world.client(0).clerk().program_lock(called);
+  auto pin = acquire(0, name, Mode::exclusive);
+  const std::uint64_t before = world.client(0).clerk().fence(name);
+  EXPECT_GT(before, 0u);
+  world.crash_server();
+  world.start_server();
+  EXPECT_TRUE(run_until([&] { return !world.server().status().rebuilding; }, 10s));
+  EXPECT_EQ(world.client(0).clerk().fence(name), before);
+  ASSERT_EQ(world.server().program_locks().size(), 1u);
+  EXPECT_EQ(world.server().program_locks()[0].name, called);  // It was told with the report.
+  pin->drop();
+  ASSERT_TRUE(acquire(1, name, Mode::exclusive).has_value());
+  EXPECT_GT(world.client(1).clerk().fence(name), before);
+}
+
 TEST_F(ServiceTest, AHolderThatDoesNotGiveUpLosesItsLeaseAfterTheDeadline) {
   ServiceWorld& world = make({.clients = 2});
   auto pin = acquire(0, lock_seven, Mode::exclusive);  // and never drops it
