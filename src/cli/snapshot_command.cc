@@ -106,7 +106,7 @@ Result<nlohmann::json> create(const Arguments& arguments) {
     static Task<Result<nlohmann::json>> run(World world, clerk::Clerk* clerk,
                                             disk::VirtualDisk* disk, std::string name) {
       CO_TRY(const mount::SnapshotMade made,
-             co_await mount::make_snapshot(world, *clerk, *disk, name));
+             co_await mount::make_snapshot(world, *clerk, *disk, name, mount::WriteBack()));
       co_return report_made(made, name);
     }
   };

@@ -338,11 +338,10 @@ Task<void> FileSystem::give_up(LockName name, Mode keep) {
     Status status;
     if (name.lock_class == LockClass::inode) {
       status = co_await write_back_inode(InodeNumber{name.number}, keep);
-    } else if (name.lock_class == LockClass::snapshot) {
-      // Whoever has it exclusively has made his snapshot, and keeps nobody waiting longer.
-      const bool is_maker = core_.clerk.held(name) == Mode::exclusive;
-      if (!is_maker && name == preparation_lock) status = co_await prepare_for_snapshot();
-      if (!is_maker && name == barrier_lock) status = co_await commit_all_dirty();
+    } else if (name == preparation_lock) {
+      status = co_await prepare_for_snapshot();
+    } else if (name == barrier_lock) {
+      status = co_await commit_all_dirty();
     } else {
       status = co_await core_.cache.write_back(name);
     }

@@ -310,8 +310,12 @@ Task<Result<SnapshotMade>> Mount::create_snapshot(std::string name) {
   State& state = *state_;
   if (!state.serving || state.stopping) co_return fail(Errc::lost, "the lease of this mount");
   ++state.snapshot_calls;
-  auto made =
-      co_await make_snapshot(state.world, *state.session->clerk, state.disk, std::move(name));
+  fs::FileSystem* const file_system = state.session->file_system.get();
+  WriteBack write_back = [file_system] {
+    return file_system->give_up(fs::barrier_lock, Mode::shared);
+  };
+  auto made = co_await make_snapshot(state.world, *state.session->clerk, state.disk,
+                                     std::move(name), std::move(write_back));
   --state.snapshot_calls;
   co_return made;
 }

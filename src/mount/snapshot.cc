@@ -23,7 +23,7 @@ clerk::ClerkOptions options_of(std::string label) {
 }  // namespace
 
 Task<Result<SnapshotMade>> make_snapshot(World world, clerk::Clerk& clerk, disk::VirtualDisk& disk,
-                                         std::string name) {
+                                         std::string name, WriteBack write_back) {
   // What would fail for certain stops nobody.
   CO_TRY_STATUS(disk::check_snapshot_name(name));
   const auto same_name = co_await find_snapshot(disk, name);
@@ -37,6 +37,7 @@ Task<Result<SnapshotMade>> make_snapshot(World world, clerk::Clerk& clerk, disk:
   const TimePoint prepared = world.clock.now();
   made.prepared = prepared - begun;
   CO_TRY(clerk::Pin barrier, co_await clerk.acquire(fs::barrier_lock, Mode::exclusive));
+  if (write_back) co_await write_back();
   const WallTime now{raw(world.clock.wall()) + clerk.membership().wall_offset};
   CO_TRY(made.id, co_await disk.create_snapshot(std::move(name), now, clerk.membership().lease));
   barrier.drop();

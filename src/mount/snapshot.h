@@ -5,6 +5,7 @@
 // Threads: the executor's.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "base/result.h"
@@ -22,9 +23,12 @@ struct SnapshotMade {
   Duration paused{};    // how long changes had to wait at most
 };
 
-// Under the clerk's lease, which is admitted. Errc::exist, invalid: the name.
+// Under the clerk's lease, which is admitted. Errc::exist, invalid: the name. `write_back` makes
+// durable what the clerk's own mount has, when nobody changes anything: its locks may never have
+// gone since the last snapshot.
+using WriteBack = std::function<Task<void>()>;
 Task<Result<SnapshotMade>> make_snapshot(World world, clerk::Clerk& clerk, disk::VirtualDisk& disk,
-                                         std::string name);
+                                         std::string name, WriteBack write_back);
 // Errc::no_entry: there is none of that name.
 Task<Status> remove_snapshot(clerk::Clerk& clerk, disk::VirtualDisk& disk, std::string name);
 // The same error.
