@@ -121,6 +121,13 @@ class Holder final : public clerk::RevokeHandler {
   Task<int> run_command() {
     const std::vector<std::string> variables = {absl::StrCat("PLUMERIA_FENCE=", fence_),
                                                 absl::StrCat("PLUMERIA_STORE=", address_)};
+    while (is_suspended_ && !is_lost_ && signal_ == 0) co_await changed_.next();
+    if (signal_ != 0) co_return 128 + signal_;
+    if (is_lost_) {
+      complain(absl::StrCat("the lock ", arguments_.table, "/", arguments_.name,
+                            " was lost before ", arguments_.command[0], " began"));
+      co_return static_cast<int>(Exit::lost);
+    }
     const Status started =
         child_.start(arguments_.command, variables, [this] { changed_.notify_all(); });
     if (!started) co_return static_cast<int>(complain(started.error()));
@@ -146,12 +153,18 @@ class Holder final : public clerk::RevokeHandler {
   bool may_take(lock::LockName) override { return false; }
   // The lease may be over soon, and others have the lock: nothing is done under it until we know.
   Task<void> suspended(TimePoint) override {
+    is_suspended_ = true;
     child_.signal(SIGSTOP);
     co_return;
   }
-  void resumed() override { child_.signal(SIGCONT); }
+  void resumed() override {
+    is_suspended_ = false;
+    child_.signal(SIGCONT);
+    changed_.notify_all();
+  }
   void lost(std::string_view reason) override {
     is_lost_ = true;
+    changed_.notify_all();
     if (!child_.runs()) return;
     complain(absl::StrCat("the lock ", arguments_.table, "/", arguments_.name, " is lost: ",
                           std::string(reason), "; ", arguments_.command[0], " is ended"));
@@ -173,7 +186,7 @@ class Holder final : public clerk::RevokeHandler {
   std::optional<Result<clerk::Pin>> answer_;
   std::uint64_t fence_ = 0;
   int signal_ = 0;
-  bool is_joined_ = false, is_lost_ = false;
+  bool is_joined_ = false, is_suspended_ = false, is_lost_ = false;
   TimerId kill_timer_{};
   TaskScope scope_;
 };

@@ -76,7 +76,7 @@ std::string duration_text(const Json& of, const char* member) {
 std::string party_text(const Json& party, const char* does, const char* since) {
   std::string text =
       absl::StrCat(does, " ", text_of(party, "mode"), " ", duration_text(party, since), ": ",
-                   text_of(party, "label"), " (lease ", text_of(party, "lease"));
+                   visible(text_of(party, "label")), " (lease ", text_of(party, "lease"));
   if (party.contains("fence")) absl::StrAppend(&text, ", fence ", text_of(party, "fence"));
   return absl::StrCat(text, ")");
 }

@@ -32,7 +32,7 @@ constexpr Duration retry_most = 5s;
 constexpr std::size_t endings_max = 1000;  // remembered reasons of leases that are over
 constexpr int prepare_attempts = 10;
 constexpr std::size_t spare_names_max = 1000;  // names of locks of programs that are not in use
-// A fence number is this server's lease, which no server before had, and the count of its grants.
+// A fence number is this server's epoch, which no server before had, and the count of its grants.
 constexpr int fence_grant_bits = 40;
 
 std::string describe_lease(const LeaseRecord& record) {
@@ -119,6 +119,7 @@ struct LockServer::State {
   };
   absl::btree_map<LeaseNumber, Session> sessions;
   absl::btree_map<LockName, lock::ProgramName> names;  // of locks of programs
+  std::size_t names_limit = spare_names_max;           // from which on those not in use are dropped
   absl::btree_set<std::uint64_t> joining;              // instances
   absl::btree_map<LeaseNumber, std::string> endings;   // why a lease is over; empty: it left
   bool flush_posted = false;
@@ -286,7 +287,7 @@ Task<void> LockServer::State::shorten_recorded_duration(Duration wait) {
 void LockServer::State::serve() {
   CHECK(own != LeaseNumber::none && !serving);
   serving = true;
-  locks.number_grants_from(raw(own) << fence_grant_bits);
+  locks.number_grants_from(raw(view.epoch) << fence_grant_bits);
   const TimePoint now = world.clock.now();
   for (const LeaseRecord& record : view.leases) {
     if (record.is_server) continue;
@@ -416,9 +417,11 @@ void LockServer::State::report(LeaseNumber from, const lock::Report& report) {
 }
 
 void LockServer::State::learn_name(const lock::Named& named) {
+  if (names.size() >= names_limit) {
+    absl::erase_if(names, [this](const auto& one) { return !locks.has(one.first); });
+    names_limit = 2 * names.size() + spare_names_max;
+  }
   names.emplace(named.name, named.called);
-  if (names.size() <= 2 * locks.locks() + spare_names_max) return;
-  absl::erase_if(names, [this](const auto& one) { return !locks.has(one.first); });
 }
 
 void LockServer::State::finish_rebuild() {

@@ -138,6 +138,16 @@ Status first_error(const std::vector<Status>& results) {
   return {};
 }
 
+// The host tells of a failed write once for each descriptor: whoever syncs the same file next has
+// to be told by us that his data may be lost, too.
+Status sync_segment(SegmentFile& file, const std::string& path) {
+  const std::lock_guard guard(file.sync_mutex);
+  if (file.sync_failed) return fail(Errc::io, absl::StrCat("an earlier sync of ", path, " failed"));
+  const Status synced = sync_data(file.file.get(), path);
+  file.sync_failed = !synced;
+  return synced;
+}
+
 }  // namespace
 
 struct HostStore::State {
@@ -198,7 +208,7 @@ struct HostStore::State {
 
   void mark_dirty(const SegmentFilePointer& file) {
     if (too_many_dirty) return;
-    dirty_files.emplace(file->segment, file);
+    dirty_files.insert_or_assign(file->segment, file);
     if (dirty_files.size() <= files_synced_singly) return;
     too_many_dirty = true;
     dirty_files.clear();
@@ -251,7 +261,8 @@ struct HostStore::State {
   Task<Status> keep_round(std::vector<std::pair<Segment, Range>> wanted);
   std::uint64_t look_ahead(Segment segment, Range range);
   Task<Status> move_to_snapshot(Segment segment);
-  Task<Status> write_snapshot_list();
+  Task<Status> write_snapshot_list(Bytes list);
+  Task<Status> free_unneeded();
   Task<Status> make_snapshot(std::string name, WallTime created);
   struct Part {
     SnapshotFiles::Source source;
@@ -546,6 +557,7 @@ Task<Status> HostStore::State::move_to_snapshot(Segment segment) {
   while (keeping) co_await keep_ended.next();
   if (!snapshots.needs(segment, {0, no_end})) {
     CO_TRY_STATUS(files.unlink(segment));
+    dirty_files.erase(segment);
     segments_changed(segment);
     co_return Status();
   }
@@ -566,9 +578,10 @@ Task<Status> HostStore::State::move_to_snapshot(Segment segment) {
     if (at < file->length) had.push_back({at, file->length});
   }
   const std::string old_folder = segment_folder(path, folder_of(segment));
+  const ChangeInPool moving(*this);  // It is for the new snapshot's flush, and not in dirty_files.
   Task<Status> syncing = pool.run([file, to, had, old_folder]() -> Status {
     for (const Range& range : had) (void)punch(*file, range.from, range.end);
-    TRY_STATUS(sync_data(file->file.get(), to->whole_path(file->segment)));
+    TRY_STATUS(sync_segment(*file, to->whole_path(file->segment)));
     TRY_STATUS(sync_directory(to->folder + "/segments"));
     return sync_directory(old_folder);
   });
@@ -577,8 +590,8 @@ Task<Status> HostStore::State::move_to_snapshot(Segment segment) {
   co_return Status();
 }
 
-Task<Status> HostStore::State::write_snapshot_list() {
-  const auto list = std::make_shared<const Bytes>(snapshots.encode_list());
+Task<Status> HostStore::State::write_snapshot_list(Bytes encoded) {
+  const auto list = std::make_shared<const Bytes>(std::move(encoded));
   Task<Status> writing = pool.run([files = &snapshots, list] { return files->write_list(*list); });
   co_return co_await writing;
 }
@@ -594,6 +607,17 @@ Task<Result<disk::SnapshotId>> HostStore::create_snapshot(std::string name, Wall
     if (!other->is_rest && other->name == name) {
       co_return fail(Errc::exist, absl::StrCat("snapshot ", name));
     }
+  }
+  // Else the logs cannot be written any more, for want of a place for what they overwrite.
+  struct statvfs space {};
+  if (::statvfs(state.path.c_str(), &space) != 0) {
+    co_return fail(host_error(errno, "statvfs", state.path));
+  }
+  const std::uint64_t needed = std::min(space_of_regions(state.path), kept_reserve_max);
+  if (static_cast<std::uint64_t>(space.f_bavail) * space.f_frsize < needed) {
+    co_return fail(Errc::no_space,
+                   absl::StrCat("a snapshot of ", state.path, " needs ", (needed >> 20) + 1,
+                                " MiB of its disk to begin with"));
   }
   // A program that knows no snapshots keeps nothing for them.
   Task<Status> marking = state.pool.run(
@@ -618,6 +642,16 @@ Task<Status> HostStore::State::make_snapshot(std::string name, WallTime created)
         return make_snapshot_files(store, id, name, created, registers);
       });
   CO_TRY(const KeptSnapshotPointer made, co_await making);
+  // What is not in the list is removed at the next start, with all that was kept in it.
+  Bytes with_a_rest = snapshots.encode_list(made);
+  if (const Status written = co_await write_snapshot_list(std::move(with_a_rest)); !written) {
+    Task<bool> removing = pool.run([made] {
+      remove_snapshot_files(*made);
+      return true;
+    });
+    (void)co_await removing;
+    co_return written;
+  }
   // A round that is under way keeps things for the one before.
   snapshot_waits = true;
   while (changing_in_pool > 0) co_await pool_changed.next();
@@ -625,13 +659,17 @@ Task<Status> HostStore::State::make_snapshot(std::string name, WallTime created)
   snapshots.add(made);
   snapshot_waits = false;
   pool_changed.notify_all();
-  Status done = co_await write_snapshot_list();
-  if (done) done = co_await flush();
+  Status done = co_await flush();
+  while (changing_in_pool > 0) co_await pool_changed.next();
   if (done) {
     made->is_made = true;
-    done = co_await write_snapshot_list();
+    Bytes whole = snapshots.encode_list();
+    done = co_await write_snapshot_list(std::move(whole));
   }
-  if (!done) made->is_rest = true;
+  if (!done) {
+    made->is_rest = true;
+    (void)co_await free_unneeded();
+  }
   co_return done;
 }
 
@@ -642,23 +680,29 @@ Task<Status> HostStore::delete_snapshot(disk::SnapshotId id, LeaseNumber lease) 
   const Mutex::Guard alone = co_await state.snapshots_mutex.lock();
   const KeptSnapshotPointer snapshot = state.snapshots.find(id);
   if (!snapshot) co_return fail(state.no_snapshot(id));
+  // As long as a crash may leave it, things are kept for it.
+  Bytes list = state.snapshots.encode_list({}, snapshot);
+  CO_TRY_STATUS(co_await state.write_snapshot_list(std::move(list)));
   snapshot->is_rest = true;
-  if (const Status written = co_await state.write_snapshot_list(); !written) {
-    snapshot->is_rest = false;
-    co_return written;
+  co_return co_await state.free_unneeded();
+}
+
+// What no snapshot shows any more. Requires: snapshots_mutex.
+Task<Status> HostStore::State::free_unneeded() {
+  while (keeping) co_await keep_ended.next();
+  std::vector<KeptSnapshotPointer> gone = snapshots.take_unneeded();
+  std::vector<Unneeded> parts = snapshots.unneeded_parts();
+  if (!gone.empty()) {
+    Bytes list = snapshots.encode_list();
+    CO_TRY_STATUS(co_await write_snapshot_list(std::move(list)));
   }
-  while (state.keeping) co_await state.keep_ended.next();
-  std::vector<KeptSnapshotPointer> gone = state.snapshots.take_unneeded();
-  std::vector<Unneeded> parts = state.snapshots.unneeded_parts();
-  if (!gone.empty()) CO_TRY_STATUS(co_await state.write_snapshot_list());
-  const bool none_left = !state.snapshots.any();
-  Task<Status> freeing =
-      state.pool.run([directory = &state.directory, gone, parts, none_left]() -> Status {
-        for (const KeptSnapshotPointer& one : gone) remove_snapshot_files(*one);
-        for (const Unneeded& one : parts) give_back(one);
-        if (none_left) TRY_STATUS(directory->set_format(host_store_format_plain));
-        return {};
-      });
+  const bool none_left = !snapshots.any();
+  Task<Status> freeing = pool.run([directory = &directory, gone, parts, none_left]() -> Status {
+    for (const KeptSnapshotPointer& one : gone) remove_snapshot_files(*one);
+    for (const Unneeded& one : parts) give_back(one);
+    if (none_left) TRY_STATUS(directory->set_format(host_store_format_plain));
+    return {};
+  });
   gone.clear();
   co_return co_await freeing;
 }
@@ -857,7 +901,7 @@ Task<Status> HostStore::State::sync_dirty() {
   }
   std::vector<Task<Status>> syncs;
   for (const auto& [segment, file] : synced_files) {
-    syncs.push_back(pool.run([file = file] { return sync_data(file->file.get(), file->path); }));
+    syncs.push_back(pool.run([file = file] { return sync_segment(*file, file->path); }));
   }
   for (const auto& [folder, version] : synced_folders) {
     syncs.push_back(sync_folder(folder, version));
@@ -875,7 +919,7 @@ Task<Status> HostStore::State::sync_segments(std::vector<Segment> segments) {
     CO_TRY(SegmentFilePointer file, files.find(segment));
     if (file) {
       syncs.push_back(
-          pool.run([file = std::move(file)] { return sync_data(file->file.get(), file->path); }));
+          pool.run([file = std::move(file)] { return sync_segment(*file, file->path); }));
     }
     folders.insert(folder_of(segment));
   }

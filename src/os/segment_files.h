@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <list>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "disk/disk.h"
@@ -21,6 +22,8 @@ struct SegmentFile {
   std::string path;
   FileDescriptor file;
   std::uint64_t length = 0;  // only grows, until the file is unlinked
+  std::mutex sync_mutex;     // of sync_segment(), and of sync_failed
+  bool sync_failed = false;
 };
 using SegmentFilePointer = std::shared_ptr<SegmentFile>;
 

@@ -496,16 +496,20 @@ std::vector<Unneeded> SnapshotFiles::unneeded_parts() const {
   return all;
 }
 
-Bytes SnapshotFiles::encode_list() const {
+Bytes SnapshotFiles::encode_list(const KeptSnapshotPointer& added,
+                                 const KeptSnapshotPointer& deleted) const {
   Writer writer;
   writer.put(list_magic);
   writer.put(next_id_);
-  for (const KeptSnapshotPointer& snapshot : chain_) {
+  const auto put = [&](const KeptSnapshotPointer& snapshot) {
+    const bool shows = snapshot->is_made && !snapshot->is_rest && snapshot != deleted;
     writer.put(snapshot->id);
     writer.put(snapshot->created);
-    writer.put(static_cast<std::uint8_t>(snapshot->is_made && !snapshot->is_rest));
+    writer.put(static_cast<std::uint8_t>(shows));
     writer.put_text(snapshot->name);
-  }
+  };
+  for (const KeptSnapshotPointer& snapshot : chain_) put(snapshot);
+  if (added) put(added);
   return writer.take();
 }
 

@@ -131,8 +131,10 @@ class SnapshotFiles {
   std::vector<KeptSnapshotPointer> take_unneeded();
   std::vector<Unneeded> unneeded_parts() const;
 
-  // To be written to the list, by write_list(), which blocks.
-  Bytes encode_list() const;
+  // To be written to the list, by write_list(), which blocks: also `added`, as the newest, and
+  // `deleted` as a rest.
+  Bytes encode_list(const KeptSnapshotPointer& added = {},
+                    const KeptSnapshotPointer& deleted = {}) const;
   Status write_list(ByteView list);
 
  private:
