@@ -41,6 +41,7 @@ FileSystem::FileSystem(World world, disk::VirtualDisk& disk, wal::Log& log,
       wake_(world.executor),
       wake_trimmer_(world.executor),
       lost_event_(world.executor),
+      locks_changed_(world.executor),
       under_revoke_changed_(world.executor) {
   core_.allocator = &allocator_;
   core_.orphans = &orphans_;
@@ -85,6 +86,7 @@ void FileSystem::lose() {
   wake_.notify_all();
   wake_trimmer_.notify_all();
   lost_event_.notify_all();
+  locks_changed();
 }
 
 // The tasks end by themselves at the next thing they wait for.
@@ -220,14 +222,16 @@ Task<Result<Pin>> FileSystem::hold_barrier(InodeNumber inode, Access access) {
       co_return fail(Errc::again);
     }
     if (!std::exchange(fetching_barrier_, true)) tasks_.spawn(fetch(barrier_lock));
-    co_await sleep_for(core_.world, 1ms);
+    co_await locks_changed_.next();
   }
 }
 
 // Locks are kept until somebody else wants them.
 Task<void> FileSystem::fetch(LockName name) {
-  (void)co_await core_.clerk.acquire(name, Mode::shared);
-  if (name == barrier_lock) fetching_barrier_ = false;
+  const auto pin = co_await core_.clerk.acquire(name, Mode::shared);
+  if (name != barrier_lock) co_return;
+  fetching_barrier_ = false;
+  if (pin) locks_changed();  // Else the lease is lost, which is told to all.
 }
 
 std::uint64_t FileSystem::dirty_data_max() const {
@@ -266,7 +270,8 @@ Task<Status> FileSystem::commit_dirty(InodeNumber inode) {
       co_return Status();
     }
     if (pin.error().code != Errc::again) co_return fail(std::move(pin).error());
-    co_await sleep_for(core_.world, 1ms);  // It is committed as its lock goes.
+    // It is committed as its lock goes.
+    if (core_.clerk.revoking(inode_lock(inode))) co_await locks_changed_.next();
   }
 }
 

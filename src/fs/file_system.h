@@ -106,6 +106,8 @@ class FileSystem : public Operations {
   // writes back what `name` covers, forgets it if `keep` is none. Does not return before it is
   // done; if it cannot be, not before the lease is lost.
   Task<void> give_up(LockName name, Mode keep);
+  // A revoke has begun or ended.
+  void locks_changed() { locks_changed_.notify_all(); }
   bool has_writer(InodeNumber inode) const;
   bool may_reclaim(
       InodeNumber inode);  // nobody has it open here; else the duty to reclaim it is taken
@@ -263,6 +265,7 @@ class FileSystem : public Operations {
   Event wake_;   // work for the background task
   Event wake_trimmer_;
   Event lost_event_;
+  Event locks_changed_;
   struct Unpinned {
     std::uint32_t shared = 0, exclusive = 0;
   };

@@ -65,6 +65,7 @@ struct Mount::State : clerk::RevokeHandler {
   bool rejoining = false;  // until the kernel has forgotten what it had from the lost lease
   bool stopping = false;
   std::uint64_t snapshot_calls = 0;  // that use the session
+  Event snapshot_call_ended{world.executor};
   std::shared_ptr<bool> alive = std::make_shared<bool>(true);
   TaskScope tasks;
 
@@ -149,6 +150,7 @@ What Mount::State::what_to_drop(fs::InodeNumber inode, Mode keep) const {
 
 void Mount::State::revoke_begins(LockName name, Mode) {
   if (name.lock_class == LockClass::inode) kernel.hold(fs::InodeNumber{name.number});
+  if (knows_file_system()) session->file_system->locks_changed();
 }
 
 Task<void> Mount::State::give_up(LockName name, Mode keep) {
@@ -165,6 +167,7 @@ Task<void> Mount::State::give_up(LockName name, Mode keep) {
 
 void Mount::State::revoke_ended(LockName name, Mode) {
   if (name.lock_class == LockClass::inode) kernel.release(fs::InodeNumber{name.number});
+  if (knows_file_system()) session->file_system->locks_changed();
 }
 
 bool Mount::State::may_take(LockName name) {
@@ -303,7 +306,7 @@ Task<Status> Mount::stop() {
 }
 
 Task<void> Mount::State::until_no_snapshot_calls() {
-  while (snapshot_calls > 0) co_await sleep_for(world, 1ms);
+  while (snapshot_calls > 0) co_await snapshot_call_ended.next();
 }
 
 Task<Result<SnapshotMade>> Mount::create_snapshot(std::string name) {
@@ -317,6 +320,7 @@ Task<Result<SnapshotMade>> Mount::create_snapshot(std::string name) {
   auto made = co_await make_snapshot(state.world, *state.session->clerk, state.disk,
                                      std::move(name), std::move(write_back));
   --state.snapshot_calls;
+  state.snapshot_call_ended.notify_all();
   co_return made;
 }
 
@@ -327,6 +331,7 @@ Task<Status> Mount::delete_snapshot(std::string name) {
   const Status removed =
       co_await remove_snapshot(*state.session->clerk, state.disk, std::move(name));
   --state.snapshot_calls;
+  state.snapshot_call_ended.notify_all();
   co_return removed;
 }
 
